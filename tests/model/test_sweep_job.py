@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 import caseback as cb
 import shelf
+from caseback.cli import app
 from caseback.errors import CasebackError, LoadError
 from caseback.jobs.budget import override
 from caseback.jobs.job import Job
+from caseback.jobs.safe_files import read_tensors, write_tensors
 from caseback.model.anatomy.registered_sites import registered_site
 from exact import exact
 
@@ -166,14 +168,94 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
         model().sweep(PROMPTS, [cb.Zero("z", layer=0)], cb.logit(3), folder=tmp_path, checkpoint=tmp_path / "a")
 
 
-def test_the_command_that_joins_jobs_says_how_a_sweep_is_joined(tmp_path):
-    from caseback.cli import app
+@pytest.fixture
+def on_disk(tmp_path):
+    """The folder of a model, and the model as it is loaded from there."""
+    model().hf.save_pretrained(tmp_path / "model")
+    return tmp_path / "model", cb.load(str(tmp_path / "model"))
 
+
+def joined(job, *more):
+    return CliRunner().invoke(app, ["work", str(job), *map(str, more)])
+
+
+METRICS = {
+    "logit_diff": lambda of: cb.logit_diff([3, 4], 5),
+    "kl": lambda of: cb.kl(of.run(PROMPTS)),
+    "activation": lambda of: cb.activation("resid_post", layer=2, direction=torch.ones(of.d_model)),
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_command_that_joins_jobs_does_a_sweep_from_its_folder_alone(metric, on_disk, tmp_path):
+    path, own = on_disk
+    expected = swept(tmp_path / "alone", own, METRICS[metric](own))
+    job = tmp_path / "job"
+    swept(job, own, METRICS[metric](own))
+    done = contents(job)
+    for shard in (job / "shards").iterdir():
+        shard.unlink()
+    result = joined(job, "--model", path)
+    assert result.exit_code == 0, result.output
+    assert contents(job) == done
+    np.testing.assert_array_equal(swept(job, own, METRICS[metric](own)).values, expected.values)
+
+
+def test_a_sweep_of_an_edited_model_is_joined_under_the_same_edits(on_disk, tmp_path):
+    path, own = on_disk
+    under = own.edited([cb.Add("resid_post", torch.ones(own.d_model), layer=[0, 1]), cb.Zero("z", layer=2, head=1)])
+    swept(tmp_path / "job", under)
+    done = contents(tmp_path / "job")
+    Job.open(tmp_path / "job").path(1).unlink()
+    assert joined(tmp_path / "job", "--model", path).exit_code == 0
+    assert contents(tmp_path / "job") == done
+
+
+def test_edits_that_share_a_tensor_are_written_with_one(tmp_path):
+    own, shared = model(), torch.ones(32)
+    edits = [cb.Add("resid_post", shared, layer=layer) for layer in range(3)]
+    own.sweep(PROMPTS, edits, cb.logit(3), folder=tmp_path, **KEPT)
+    tensors, _ = read_tensors(tmp_path / "sweep.safetensors")
+    assert [name for name, value in tensors.items() if value.shape == (32,)] == ["variant0.0.value"]
+
+
+def test_who_cannot_join_a_sweep_is_told_why(on_disk, tmp_path):
+    path, own = on_disk
+    job = tmp_path / "job"
+
+    def refusal(model=path):
+        result = joined(job, "--model", model)
+        assert isinstance(result.exception, LoadError), result.output
+        return str(result.exception)
+
+    own.sweep(PROMPTS, [cb.Apply("z", doubled, layer=0)], cb.logit(3), folder=job, **KEPT)
+    assert "edits or metric are Python functions" in refusal()
+
+    job = tmp_path / "another"
+    swept(job, own)
+    Job.open(job).path(0).unlink()
+    _other_model().hf.save_pretrained(tmp_path / "other")
+    assert "what differs: model" in refusal(tmp_path / "other")
+    assert "0 of" not in refusal(tmp_path / "other") and not Job.open(job).done(0)
+
+    file = job / "sweep.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-4] + bytes([data[-4] ^ 1]) + data[-3:])
+    assert "damaged" in refusal()
+    own.sweep(PROMPTS, [cb.Zero("z", layer=0)], cb.logit(3), folder=tmp_path / "third", **KEPT)
+    file.write_bytes((tmp_path / "third" / "sweep.safetensors").read_bytes())
+    assert "is of another sweep" in refusal()
+    file.write_bytes(data)
+    tensors, metadata = read_tensors(file)
+    write_tensors(file, tensors, {"sweep": metadata["sweep"].replace('"variants"', '"variant"')})
+    assert "is not as caseback writes a sweep" in refusal()
+    assert not Job.open(job).done(0)
+
+
+def test_the_command_that_lists_jobs_tells_of_a_sweep(calm, tmp_path):
     swept(tmp_path)
-    result = CliRunner().invoke(app, ["work", str(tmp_path)])
-    assert isinstance(result.exception, LoadError) and "is a sweep" in str(result.exception)
-    told = json.loads(CliRunner().invoke(app, ["jobs", str(tmp_path), "--json"]).output)
-    assert told[0]["kind"] == "sweep" and told[0]["done"] == told[0]["shards"] and told[0]["size"] == 19
+    listed = json.loads(CliRunner().invoke(app, ["jobs", str(tmp_path), "--json"]).output)
+    assert listed[0]["kind"] == "sweep" and listed[0]["done"] == listed[0]["shards"] and listed[0]["size"] == 19
 
 
 @pytest.mark.parametrize(

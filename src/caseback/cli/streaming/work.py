@@ -16,9 +16,10 @@ from caseback.errors import LoadError
 KINDS = {
     "collect": ("caseback.stream.collect", "work_of"),
     "activating": ("caseback.decode.vocabulary.activating.collect", "work_of"),
+    "sweep": ("caseback.model.sweeping.sweep_job", "work_of"),
 }
-BY_THE_SAME_CALL = ("sweep", "retraining")
-"""Kinds of which the folder holds digests of edits, metrics or training, and not these themselves."""
+RETRAINING = "retraining"
+"""The kind whose work is a function of the user's, which no folder holds."""
 
 
 @with_options
@@ -33,10 +34,10 @@ def work(
         from caseback.jobs.working import place_among_workers, work_on
 
         job = Job.open(folder)
-        if job.plan.kind in BY_THE_SAME_CALL:
+        if job.plan.kind == RETRAINING:
             raise LoadError(
-                f"{str(folder)!r} is a {job.plan.kind}, of Python objects that its folder does not hold: "
-                "join it by the call that began it, made again in another process with the same folder="
+                f"{str(folder)!r} is a retraining, by a Python function that its folder does not hold: join it by the "
+                "call that began it, made again in another process with the same folder="
             )
         if job.plan.kind not in KINDS:
             raise LoadError(f"{str(folder)!r} is a job of the kind {job.plan.kind!r}, expected {' or '.join(KINDS)}")

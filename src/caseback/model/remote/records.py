@@ -72,12 +72,12 @@ class Writer:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.runs: list[tuple[Run, set[Site]]] = []
+        self._names: dict[int, tuple[Tensor, str]] = {}
 
     def value(self, value: Any, name: str, needs: Sequence[Site] = ()) -> Any:
         """A value as data; ``needs`` are the sites that are needed of a run."""
         if isinstance(value, Tensor):
-            self.tensors[name] = value.detach().cpu().contiguous().clone()  # edits may share one
-            return {"tensor": name}
+            return {"tensor": self._tensor(value, name)}
         if isinstance(value, np.ndarray):
             return self.value(torch.as_tensor(value), name)
         if isinstance(value, Run):
@@ -150,6 +150,13 @@ class Writer:
                 }
             )
         return records
+
+    def _tensor(self, tensor: Tensor, name: str) -> str:
+        """The name of a tensor's copy; one that many edits share is there once."""
+        if id(tensor) not in self._names:
+            self.tensors[name] = tensor.detach().cpu().contiguous().clone()  # several may share their memory
+            self._names[id(tensor)] = tensor, name  # held, so that nothing else is given its id meanwhile
+        return self._names[id(tensor)][1]
 
     def _run(self, run: Run, needs: Sequence[Site]) -> int:
         for number, (known, sites) in enumerate(self.runs):

@@ -1,22 +1,26 @@
 """A sweep as a job in a folder: each shard is some variants after each other, about as many token rows as a limit says.
 
 Which variants a shard has follows from the sweep alone. A worker is given model, prompts, edits and metric by the
-process that starts it, or has them from the same call made elsewhere; the folder holds digests of them and results.
+process that starts it, has them from the same call made elsewhere, or reads all but the model in the folder
+(``sweep_file``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError, WriteError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprints
+from caseback.jobs.forms import expect_form
 from caseback.jobs.job import Job, Plan
 from caseback.jobs.launch import HERE, results
 from caseback.jobs.sent_calls import OfACall
@@ -31,7 +35,11 @@ from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import drop_output_hooks
+from caseback.model.sweeping.sweep_file import SweepData, read_sweep, sweep_path, write_sweep
 from caseback.model.sweeping.variants import Variants, put
+
+if TYPE_CHECKING:
+    from caseback.model.running.model import Model
 
 KIND = "sweep"
 
@@ -103,6 +111,11 @@ class Sweeping:
                     f"{name!r} is a site that was registered in this process, which others do not have: use workers=1"
                 )
 
+    def data(self) -> SweepData:
+        """What the folder is given to hold of it."""
+        standing = {id(edit): edit for _, edit in self.anatomy.standing}  # one of several layers stands there for each
+        return SweepData(self.tokens, self.variants, self.metric, self.given, list(standing.values()))
+
     def slices(self) -> list[tuple[int, int]]:
         """The first and the last variant but one of each shard."""
         shards, first, rows = [], 0, 0
@@ -119,12 +132,13 @@ class Sweeping:
         depends_on = fingerprints(
             {"prompts": self.tokens, "edits": ready.content(), "metric": [self.metric, ready.unedited]}
         )
+        slices = self.slices()
         return Plan(
             KIND,
             {"token_budget": self.token_budget, "shard_tokens": self.row_budget},
             {**depends_on, "model": model_digest(anatomy.hf, anatomy.standing)},
-            [f"variants {first} to {stop}" for first, stop in self.slices()],
-            [stop - first for first, stop in self.slices()],
+            [f"variants {first} to {stop}" for first, stop in slices],
+            [stop - first for first, stop in slices],
             n_threads,
             "variant",
         )
@@ -146,6 +160,44 @@ class Sweeping:
 
 def _arrived(hf: Any, tokenizer: Any, standing: Any, *given: Any) -> Sweeping:
     return Sweeping(assembled(hf, tokenizer, standing), *given)
+
+
+def work_of(job: Job, model: Model) -> Sweeping:
+    """The work of a sweep that was begun elsewhere, from what its folder holds.
+
+    Raises
+    ------
+    LoadError
+        For a sweep that its folder does not hold, and a model other than the one that it is of.
+    """
+    options = dict(job.plan.options)
+    expect_form(options, {"token_budget": int, "shard_tokens": int}, f"options of {job.folder / 'job.json'}")
+    data = read_sweep(job, model)
+    own = model.edited(data.standing) if data.standing else model
+    budgets = options["token_budget"], options["shard_tokens"]
+    work = Sweeping(own.anatomy, data.tokens, data.variants, data.metric, data.given, *budgets)
+    with threads(job.plan.threads):
+        plan = work.plan(job.plan.threads)
+    # a run among the edits is there without what the sweep does not read of it: the file has the edits' own digest
+    plan = replace(plan, depends_on={**plan.depends_on, "edits": job.plan.depends_on["edits"]})
+    differ = job.plan.differences(plan) or (["shards"] if plan.shards != job.plan.shards else [])
+    if differ:
+        raise LoadError(
+            f"{str(job.folder)!r} holds a sweep that is not of {model.name} as it is here (what differs: "
+            f"{', '.join(differ)}): expected the same model, dtype and versions of the libraries"
+        )
+    return work
+
+
+def _write_if_data(job: Job, work: Sweeping) -> None:
+    """Write a sweep down where it is data alone; with a function in it it is joined by the same call."""
+    try:
+        work.expect_sendable()
+        write_sweep(job, work.data())
+    except WriteError:
+        raise
+    except CasebackError:
+        return
 
 
 def swept_in(
@@ -175,6 +227,8 @@ def swept_in(
         work.expect_sendable()
     with threads(n_threads):  # last bits of the unedited run follow from them
         job = Job.begin(folder, work.plan(n_threads), "the sweep")
+    if job.undone() and not os.path.isfile(sweep_path(job.folder)):
+        _write_if_data(job, work)
     own = list(results(job, work, workers=workers, on=on, progress=progress))
     noise = max(float(shard["noise"]) for shard in own) if work.ready.in_half_precision else None
     return torch.cat([shard["values"] for shard in own]).to(work.ready.unedited), noise
