@@ -26,7 +26,7 @@ from caseback.model.running.attention import repeat_heads
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
-from caseback.stream.tables.attention.predicted import lens
+from caseback.stream.tables.attention.predicted import RowLens
 
 SHARE = 0.05
 """Of the tokens before the end, so many may be suppressed."""
@@ -71,7 +71,7 @@ def suppressed(evidence: Evidence, tokens: Tokens, layer: int) -> Float[Tensor, 
         along = torch.einsum("bkd,hed->bhke", towards, write)
         down = torch.linalg.vecdot(v, along).clamp_max(0)
         stream = at_least_float32(run[sites[2]].detach())[rows, last][:, None]
-        scores = lens(model, stream, ids)[:, 0]
+        scores = RowLens(model, ids)(stream)[:, 0]
         chosen = most_predicted(scores, ids, run.tokens, last)
         parts.append(torch.einsum("bhk,bkd->bhd", attention * down * chosen[:, None], towards))
     return torch.cat(parts)

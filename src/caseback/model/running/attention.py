@@ -229,12 +229,16 @@ def scores_of(
 ) -> Scores:
     """Attention scores as the softmax takes them."""
     factor: float = q.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) * factor
+    # a map is the largest tensor of its layer: what can be written into it is
+    scores = (q @ repeat_heads(k, q.shape[1]).transpose(-1, -2)).mul_(factor)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if position_bias is not None:
         scores = scores + position_bias
-    return masked(scores, mask)
+    added = _added(scores, mask)
+    if added.dtype != scores.dtype:
+        return masked(scores, mask)
+    return scores.add_(added).clamp_min_(torch.finfo(scores.dtype).min)
 
 
 def pattern_of(scores: Scores, module: nn.Module, *, s_aux: Tensor | None = None, **_: Any) -> Scores:

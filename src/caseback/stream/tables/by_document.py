@@ -21,7 +21,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.marks import Marks
-from caseback.stream.tables.attention.direct import direct_effect, expect_direct, toward_tokens
+from caseback.stream.tables.attention.direct import TowardTokens, expect_direct
 from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.site_shapes import above_zero, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -156,9 +156,9 @@ class HeadDocuments(NeuronDocuments):
     def by_site(self, seen: Seen, some: Tensor, which: Tensor, of: Tensor) -> dict[str, list[Tensor]]:
         """Each statistic by layer, (document, head)."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.statistics}
-        direction = toward_tokens(seen.model, seen.marks.current.roll(-1))
+        toward = TowardTokens(seen, seen.marks.current.roll(-1))
         for layer in range(seen.model.anatomy.n_layers):
-            effect = direct_effect(seen, layer, direction)[some]
+            effect = torch.linalg.vecdot(seen.wide(Site(self.site, layer)), toward.read(layer))[some]
             parts["sums"].append(of.to(effect.dtype) @ effect)
             parts["sizes"].append(of.to(effect.dtype) @ effect.abs())
         return parts

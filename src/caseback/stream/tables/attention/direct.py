@@ -52,13 +52,27 @@ def toward_tokens(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "to
     return direction if norm is None else norm.centre(direction * norm.gamma.to(direction))
 
 
-def direct_effect(seen: Seen, layer: int, direction: Float[Tensor, "token d_model"]) -> Float[Tensor, "token head"]:
-    """What the heads of a layer write along a direction of each token."""
-    weights = seen.model.weights
-    write, post = at_least_float32(weights.W_O[layer].detach()), weights.attn_post_norm[layer]
-    toward = direction if post is None else post.centre(direction * post.gamma.to(direction))
-    read = (toward @ write.flatten(0, 1).T.to(toward)).unflatten(1, write.shape[:2])
-    return torch.linalg.vecdot(seen.wide(Site("z", layer)), read)
+class TowardTokens:
+    """What heads write toward one token for each of the batch's, by the direct path: each different one is read once.
+
+    Parameters
+    ----------
+    seen
+        The batch.
+    ids
+        (token,), the token that each of the batch's is written toward.
+    """
+
+    def __init__(self, seen: Seen, ids: Int[Tensor, " token"]) -> None:
+        self.weights = seen.model.weights
+        distinct, self.which = ids.unique(return_inverse=True)
+        self.direction = toward_tokens(seen.model, distinct)
+
+    def read(self, layer: int) -> Float[Tensor, "token head d_head"]:
+        """What a layer's z is read by: its product with z is what each head writes toward the token."""
+        write, post = at_least_float32(self.weights.W_O[layer].detach()), self.weights.attn_post_norm[layer]
+        toward = self.direction if post is None else post.centre(self.direction * post.gamma.to(self.direction))
+        return (toward @ write.flatten(0, 1).T.to(toward)).unflatten(1, write.shape[:2])[self.which]
 
 
 @dataclass(frozen=True)
@@ -87,13 +101,13 @@ class HeadDirect(Table):
         return {"n": torch.zeros((), dtype=torch.int64)} | sums
 
     def add(self, state: State, seen: Seen) -> None:
-        likeliest = seen.at(Site("logits")).argmax(-1)
         some = seen.marks.position >= self.skip
         state["n"] += some.sum()
-        for what, of in (("own", likeliest), ("other", likeliest.roll(BACK))):
-            direction = toward_tokens(seen.model, of)
-            for layer in range(seen.model.anatomy.n_layers):
-                effect = direct_effect(seen, layer, direction) * some[:, None]
+        toward = TowardTokens(seen, seen.at(Site("logits")).argmax(-1))
+        for layer in range(seen.model.anatomy.n_layers):
+            z, read = seen.wide(Site("z", layer)), toward.read(layer)
+            for what, along in (("own", read), ("other", read.roll(BACK, 0))):
+                effect = torch.linalg.vecdot(z, along) * some[:, None]
                 state[what][layer] += effect.sum(0)
                 state[f"{what}_size"][layer] += effect.abs().sum(0)
 

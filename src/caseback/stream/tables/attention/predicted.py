@@ -24,7 +24,7 @@ from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
-from caseback.stream.tables.attention.allowed_keys import allowed_keys
+from caseback.stream.tables.attention.allowed_keys import allowed_keys, distinct
 from caseback.stream.tables.dataset import dataset
 from caseback.stream.tables.site_shapes import layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
@@ -66,20 +66,22 @@ class AttentionPredicted(Table):
             return
         ids = seen.in_rows(marks.current)
         real = seen.in_rows(torch.ones_like(marks.current)).bool()
-        masks = allowed_keys(anatomy, width)
-        for layer in range(anatomy.n_layers):
-            mask = masks[layer].to(ids.device)
+        lens = RowLens(seen.model, ids)
+        for mask, layers in distinct(allowed_keys(anatomy, width)).values():
+            mask = mask.to(ids.device)
             may = candidates(ids, real, mask)
-            scores = lens(seen.model, seen.in_rows(seen.wide(Site("resid_pre", layer))), ids)
-            chosen, other = (x.masked_fill(~may, -torch.inf).argmax(-1) for x in (scores, scores.roll(BACK, 1)))
+            never = ~may
             some = real & may.any(-1)
             some[:, : self.skip] = False
-            a = seen.attention(layer)
-            for name, at in (("attention", chosen), ("other", other)):
-                looked = a.gather(-1, at[:, None, :, None].expand(-1, a.shape[1], -1, 1))[..., 0]
-                state[name][layer] += (looked * some[:, None]).sum((0, 2))
-            state["n"][layer] += some.sum()
-            state["uniform"][layer] += (some / mask.sum(1)).double().sum()
+            state["n"][layers] += some.sum()
+            state["uniform"][layers] += (some / mask.sum(1)).double().sum()
+            for layer in layers:
+                scores = lens(seen.in_rows(seen.wide(Site("resid_pre", layer))))
+                chosen, other = (x.masked_fill(never, -torch.inf).argmax(-1) for x in (scores, scores.roll(BACK, 1)))
+                a = seen.attention(layer)
+                for name, at in (("attention", chosen), ("other", other)):
+                    looked = a.gather(-1, at[:, None, :, None].expand(-1, a.shape[1], -1, 1))[..., 0]
+                    state[name][layer] += (looked * some[:, None]).sum((0, 2))
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """By head ``attention`` and ``other``; by layer ``uniform`` and ``n`` queries."""
@@ -102,15 +104,27 @@ def candidates(
     return may
 
 
-def lens(
-    model: Model, stream: Float[Tensor, "row pos d_model"], ids: Int[Tensor, "row pos"]
-) -> Float[Tensor, "row query key"]:
-    """The logits of a row's own tokens at each of its positions, up to a cap and a scale that are the same for all."""
-    weights = model.weights
-    norm, table, bias = weights.final_norm, weights.W_U.detach(), weights.b_U.detach()
-    read = at_least_float32(stream if norm is None else norm(stream))
-    logits = read @ at_least_float32(table[:, ids]).permute(1, 0, 2).to(read)
-    logits = logits + at_least_float32(bias)[ids][:, None].to(read)
-    # a token that stands twice has one logit, which a product rounds by its column
-    first = (ids[:, :, None] == ids[:, None]).byte().argmax(-1)
-    return logits.gather(-1, first[:, None].expand_as(logits))
+class RowLens:
+    """Reads a stream as the logits of its row's own tokens, up to a cap and a scale that are the same for all.
+
+    Parameters
+    ----------
+    model
+        Whose last norm and unembedding read it.
+    ids
+        (row, pos), the tokens of each row.
+    """
+
+    def __init__(self, model: Model, ids: Int[Tensor, "row pos"]) -> None:
+        weights = model.weights
+        self.norm = weights.final_norm
+        self.columns = at_least_float32(weights.W_U.detach()[:, ids]).permute(1, 0, 2)
+        self.bias = at_least_float32(weights.b_U.detach())[ids][:, None]
+        # a token that stands twice has one logit, which a product rounds by its column
+        self.first = (ids[:, :, None] == ids[:, None]).byte().argmax(-1)[:, None]
+
+    def __call__(self, stream: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row query key"]:
+        """The logits of a row's tokens at the positions of a stream."""
+        read = at_least_float32(stream if self.norm is None else self.norm(stream))
+        logits = read @ self.columns.to(read) + self.bias.to(read)
+        return logits.gather(-1, self.first.expand_as(logits))
