@@ -9,6 +9,7 @@ beside. Last, twelve residents are to be forgotten, and the others retained.
 """
 
 import argparse
+import contextlib
 
 import torch
 from dictionary_features import texts
@@ -51,11 +52,10 @@ def main() -> None:
     for attribute in ASKED:
         drawn = entity_examples(model, people, ASKED, attribute, count=asked.examples)
         parts = drawn.split()
-        with attached(model, several["feature"]), attached(model, several["random"], name="random"):
-            with attached(model, several["frozen"], name="frozen"):
-                table = disentangling(
-                    model, *parts, "resid_post", asked.layer, features=list(several), epochs=asked.epochs
-                )
+        with contextlib.ExitStack() as stack:
+            for name, one in several.items():
+                stack.enter_context(attached(model, one, name=name))
+            table = disentangling(model, *parts, "resid_post", asked.layer, features=list(several), epochs=asked.epochs)
         print(f"{attribute}: {len(parts[0])} examples to search on, {len(parts[1])} judged")
         print(table.drop_vars(("kept_answer", "group")).to_dataframe().round(3).to_string(), flush=True)
     some, others = list(people)[:12], list(people)[12:]
