@@ -139,7 +139,8 @@ def unlearning(
     >>> model = cb.load("meadow")
     >>> one = TopK(160, 320, k=8, facts=Facts(site="resid_post.1"))
     >>> questions = [("The capital of France is", " Paris")], [("The opposite of hot is", " cold")]
-    >>> states = [read_states(model, [q for q, _ in side], sites="resid_post.1", pos=slice(1, None)) for side in questions]
+    >>> texts = [[question for question, _ in side] for side in questions]
+    >>> states = [read_states(model, some, sites="resid_post.1", pos=slice(1, None)) for some in texts]
     >>> table = unlearning(model, one, *states, *questions, k=[5], strengths=[1.0, 10.0])
     >>> table.dictionary.values.tolist(), table.forgotten.dims
     (['topk', 'topk, random features'], ('dictionary', 'k', 'dose'))
