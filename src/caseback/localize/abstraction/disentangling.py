@@ -126,8 +126,8 @@ def disentangling(
     rows = _components(mine)
     mask, _ = masked(model, trained.data, mine, rows, plan, lr=lr)
     ways["pca"] = swapped(theirs, mask, rows), int(mask.sum())
-    found, _ = turned(model, trained.data, mine, {"entity": k}, plan, lr=das_lr)
-    ways[f"das {k}"] = [edit for seat in theirs for edit in seat.edits(found)], k
+    turn, _ = turned(model, trained.data, mine, {"entity": k}, plan, lr=das_lr)
+    ways[f"das {k}"] = [edit for seat in theirs for edit in seat.edits(turn)], k
     for name in features:
         ways |= _of_features(model, trained, judged, name, layer, plan, lr)
     answers, *_ = sweep(model.anatomy, judged.data.base, [edits for edits, _ in ways.values()], prediction())

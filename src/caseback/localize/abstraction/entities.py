@@ -184,8 +184,8 @@ def _answers(
     first = [ids[0] for ids in answer_ids(words, len(words), model.tokenizer, model.d_vocab)]
     if known:
         size = limit("interchange_prompts")
-        said = [word for i in range(0, len(texts), size) for word in _next_words(model, texts[i : i + size])]
-        first = [own if own == word else -1 for own, word in zip(first, said, strict=True)]
+        answered = [word for i in range(0, len(texts), size) for word in _next_words(model, texts[i : i + size])]
+        first = [own if own == word else -1 for own, word in zip(first, answered, strict=True)]
     return {name: own for name, own in zip(names, first, strict=True) if own >= 0}
 
 

@@ -26,10 +26,13 @@ from caseback.decode.dictionaries.measures.replacement import splice_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
+from caseback.model.running.run import execute
+from caseback.model.running.verify import unembed
 from caseback.stream.documents import Corpus
 
 Judge = Callable[[Sequence[str]], Sequence[float]]
@@ -94,15 +97,20 @@ def local_judge(model: Model, *, batch_size: int | None = None) -> Judge:
     if not len(yes) or not len(no):
         raise CasebackError("yes and no begin with the same tokens here: this model cannot answer by its next token")
 
+    last = Site("resid_post", model.n_layers - 1)
+    ids = torch.cat([yes, no])
+
     def judge(questions: Sequence[str]) -> list[float]:
-        said: list[float] = []
+        shares: list[float] = []
         for first in range(0, len(questions), size):
             tokens = model.tokens(list(questions[first : first + size]))
-            logits = model.run(tokens).logits
-            rows = logits[torch.arange(len(tokens)), tokens.column(-1).to(logits.device)].double()
-            levels = [rows[:, ids.to(rows.device)].logsumexp(-1) for ids in (yes, no)]
-            said += torch.sigmoid(levels[0] - levels[1]).tolist()
-        return said
+            states = execute(model.anatomy, tokens, read=[last], logits=False)[last]
+            ends = states[torch.arange(len(tokens)), tokens.column(-1).to(states.device)]
+            with torch.no_grad():
+                logits = unembed(model.anatomy, ends, ids).double()
+            levels = [part.logsumexp(-1) for part in logits.split([len(yes), len(no)], -1)]
+            shares += torch.sigmoid(levels[0] - levels[1]).tolist()
+        return shares
 
     return judge
 
@@ -207,10 +215,10 @@ def judge_explanations(
                 for case, j in zip(cases, whose, strict=True)
                 for text, _ in case[kind]
             ]
-            said = _answers(judge, questions)
+            given = _answers(judge, questions)
             asked += len(questions)
             ends = np.cumsum([0, *(len(case[kind]) for case in cases)])
-            parts = [said[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+            parts = [given[a:b] for a, b in zip(ends, ends[1:], strict=False)]
             true = [np.array([answer for _, answer in case[kind]], dtype=bool) for case in cases]
             both = [_scores(p, y) for p, y in zip(parts, true, strict=True)]
             scores[f"{name}{suffix}"], scores[f"{name}_auroc{suffix}"] = np.array(both).T
@@ -268,14 +276,14 @@ def _answers(judge: Judge, questions: Sequence[str]) -> np.ndarray:
     if not questions:
         return np.zeros(0)
     try:
-        said = np.asarray(judge(questions), dtype=float)
+        given = np.asarray(judge(questions), dtype=float)
     except (TypeError, ValueError):
-        said = np.zeros(0)
-    if said.shape != (len(questions),) or not ((said >= 0) & (said <= 1)).all():
+        given = np.zeros(0)
+    if given.shape != (len(questions),) or not ((given >= 0) & (given <= 1)).all():
         raise CasebackError(
             f"the judge answered {len(questions)} questions otherwise: expected a number from 0 to 1 each"
         )
-    return said
+    return given
 
 
 def _scores(p: np.ndarray, y: np.ndarray) -> tuple[float, float]:
