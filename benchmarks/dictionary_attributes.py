@@ -64,7 +64,10 @@ def main() -> None:
         for side in (some, others)
     ]
     about = [read_states(model, [q + a for q, a in side], sites=site, pos=slice(1, None)) for side in sides]
-    table = unlearning(model, several, *about, *sides, k=[5, 10, 20, 40], strengths=[1.0, 3.0, 10.0], rare=0.05)
+    (forget, retain), (lost, answered) = about, sides
+    table = unlearning(
+        model, several, forget, retain, lost, answered, k=[5, 10, 20, 40], strengths=[1.0, 3.0, 10.0], rare=0.05
+    )
     print(table.attrs["forget_questions"], table.attrs["retain_questions"], "questions are answered")
     with torch.no_grad():
         print(table.to_dataframe().round(3).to_string())

@@ -167,8 +167,8 @@ def entity_examples(
     of = lambda side, i: answers[asked[i]][side[i]]  # noqa: E731
     target = [of(source if asked[i] == attribute else base, i) for i in range(len(drawn))]
     own = [of(base, i) for i in range(len(drawn))]
-    ids = [torch.tensor(some, device=tokens[0].ids.device) for some in (target, own)]
-    data = Interchanges(tokens[0], {"entity": tokens[1]}, *ids)
+    ids, base_ids = (torch.tensor(some, device=tokens[0].ids.device) for some in (target, own))
+    data = Interchanges(tokens[0], {"entity": tokens[1]}, ids, base_ids)
     return EntityExamples(data, attribute, asked, base, source, *places)
 
 

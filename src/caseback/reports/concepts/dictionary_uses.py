@@ -85,7 +85,8 @@ def forgetting_rows(
         questions = [[(str(prompt), str(answer)) for prompt, answer in side["questions"]] for side in sides]
     site = _one_site(dictionaries)
     states = [read_states(model, some, sites=site, pos=slice(1, None)).x[0] for some in texts]
-    table = unlearning(model, dictionaries, *states, *questions, seed=seed, progress=progress)
+    (forget, retain), (lost, answered) = states, questions
+    table = unlearning(model, dictionaries, forget, retain, lost, answered, seed=seed, progress=progress)
     rows = []
     for name in table.dictionary.values.tolist():
         own = table.sel(dictionary=name)

@@ -255,7 +255,7 @@ def _cases(codes: np.ndarray, texts: _Windows, n: int, level: float, draw: np.ra
         some, none = (draw.permutation(each)[:n] for each in (active, quiet))
         detect = [(texts.text(i), True) for i in some] + [(texts.text(i), False) for i in none]
         for i in some:
-            at = np.arange(texts.starts[i], texts.ends[i])
+            at = np.arange(int(texts.starts[i]), int(texts.ends[i]))
             right, wrong = at[fires[at]], at[~fires[at]]
             if len(wrong):
                 drawn = draw.permutation(wrong)[: len(right)]
