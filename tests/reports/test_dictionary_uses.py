@@ -81,7 +81,7 @@ def test_factors_stand_beside_a_prompts_features(model):
     factors = document["factors"]
     assert len(factors["parts"]) == 2 and factors["tokens"][-1] == "␣drink"
     assert all(len(part["values"]) == len(factors["tokens"]) for part in factors["parts"])
-    assert "2 factors of the prompt's neurons explain" in printed(print_features, document)
+    assert "2 factors explain" in printed(print_features, document)
     assert features_document(model, one(model), TEXTS, cards=0)["factors"] is None
     with pytest.raises(CasebackError, match="give a prompt"):
         features_document(model, one(model), TEXTS, cards=0, factors=2)

@@ -47,7 +47,7 @@ def print_factors(factors: xr.Dataset, console: Console | None = None) -> None:
 
 def factor_lines(tokens: Sequence[str], parts: Sequence[Mapping[str, Any]], explained: float) -> Iterator[Text]:
     """The prompt once for each factor, the neurons that it is made of, and the words that it raises."""
-    yield Text(f"{len(parts)} factors of the prompt's neurons explain {percent(explained)} of the squares")
+    yield Text(f"{len(parts)} factors explain {percent(explained)} of the squares of the prompt's neurons")
     for i, part in enumerate(parts):
         values = part["values"]
         largest = max(*values, 1e-300)

@@ -275,8 +275,9 @@ def _question(kind: str, explanation: str, text: str) -> str:
 def _answers(judge: Judge, questions: Sequence[str]) -> np.ndarray:
     if not questions:
         return np.zeros(0)
+    answers = judge(questions)
     try:
-        given = np.asarray(judge(questions), dtype=float)
+        given = np.asarray(answers, dtype=float)
     except (TypeError, ValueError):
         given = np.zeros(0)
     if given.shape != (len(questions),) or not ((given >= 0) & (given <= 1)).all():
