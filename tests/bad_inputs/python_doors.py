@@ -49,7 +49,20 @@ CLASSES = (
     "Program",
 )
 CLASSES += ("Glyphs", "Waterfall", "Technique", "Figure", "Judgement", "DocumentKind", "Mode", "Expression", "Organism")
-CLASSES += ("Map", "Prompts", "Task", "Mechanism", "Draw", "Tally", "Rows", "Units", "Chat", "CausalModel", "Bar")
+CLASSES += (
+    "Map",
+    "Prompts",
+    "Task",
+    "Mechanism",
+    "Draw",
+    "Tally",
+    "Rows",
+    "Units",
+    "Chat",
+    "CausalModel",
+    "Bar",
+    "EntityExamples",
+)
 CLASSES += ("AffineMap", "Spectrum", "LowRank", "Projection", "Interventions", "Sentence", "Runs", "Graph", "Factored")
 
 

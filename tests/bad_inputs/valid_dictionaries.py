@@ -18,6 +18,7 @@ from caseback.decode.dictionaries import (
     write_explanations,
     write_features,
 )
+from caseback.localize.abstraction import EntityExamples, Interchanges
 from caseback.localize.circuits import virtual_weights
 
 TEXT = "Mary and John went"
@@ -37,7 +38,34 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
     save([JumpReLU(8, 16)], room / "transcoders", format="circuit_tracer")
     record = FeatureRecord(index=3, examples={"Top": [FeatureExample([" a"], [1.0], 0)]})
     write_features([record], room / "features", transcoder="t")
+    swapped = Interchanges(
+        model.tokens([TEXT, OTHER]), {"entity": model.tokens([OTHER, TEXT])}, torch.tensor([5, 6]), torch.tensor([6, 6])
+    )
+    place = torch.tensor([1, 1])
+    entities = {
+        **{"data": swapped, "attribute": "job", "asked": ["job", "city"], "base": ["Mary", "Tom"]},
+        **{"source": ["Tom", "Mary"], "pos": place, "source_pos": place},
+    }
+    answered = [(TEXT, int(model.run(TEXT).logits[0, -1].argmax()))]
+    states = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
     return {
+        "EntityExamples": entities,
+        "entity_examples": {
+            "entities": {"Mary": {"a": "went", "b": "gave"}, "John": {"a": "gave", "b": "went"}},
+            "templates": {"a": "{entity} and", "b": "{entity} gave"},
+            **{"attribute": "a", "known": False, "count": 2},
+        },
+        "disentangling.disentangling": {
+            **{"trained": EntityExamples(**entities), "judged": EntityExamples(**entities), "features": (), "k": 2},
+        },
+        "unlearning.unlearning": {
+            **{"dictionaries": own, "forget": states, "retain": states, "rare": 1.0, "k": [2], "strengths": [1.0]},
+            **{"forget_questions": answered, "retain_questions": answered},
+        },
+        "judge_explanations": {
+            **{"dictionary": own, "explanations": {1: "names"}, "judge": _always, "n": 1, "window": 4},
+        },
+        "local_judge": {"batch_size": 2},
         "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
         "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
         "dictionaries.architectures.": {
@@ -89,3 +117,7 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
             "virtual": virtual_weights(model, *transcoders, top=3),
         },
     }
+
+
+def _always(questions: Any) -> list[float]:
+    return [0.5] * len(questions)

@@ -35,6 +35,8 @@ OF_A_TRAINING = {
     "future_prompt.py:fit_future_prompt",
     "tuned_lens.py:fit_tuned_lens",
     "boundless.py:boundless_das",
+    "masks.py:binary_mask",
+    "disentangling.py:disentangling",
     "causal_gym.py:causal_gym",
     "das_map.py:das_map",
     "distributed.py:das",

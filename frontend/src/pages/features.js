@@ -51,6 +51,7 @@ function sections(doc) {
       ),
     ),
     doc.prompt && promptView(doc.prompt, carded),
+    doc.factors && factorsView(doc.factors),
     browser(features, carded),
     cards.length > 0 &&
       part(
@@ -59,7 +60,7 @@ function sections(doc) {
         "What each reacts to, and which tokens’ logits it raises and lowers on the direct path.",
         cards.map((card) => cardView(card, carded)),
       ),
-    documentEnd({ ...doc, prompt: undefined }, READING),
+    documentEnd({ ...doc, prompt: undefined, factors: undefined }, doc.factors ? [...READING, FACTORS] : READING),
   ];
 }
 
@@ -100,6 +101,35 @@ const promptView = (tokens, carded) =>
         ),
       ),
     ),
+  );
+
+const factorsView = ({ tokens, parts, explained }) =>
+  part(
+    "factors",
+    "Without a dictionary",
+    `${count(parts.length)} nonnegative factors of all MLP neurons at the prompt’s tokens; together they explain ${percent(explained)} of the squares.`,
+    parts.map(({ share, values, neurons, up }, i) => {
+      const most = Math.max(...values, 1e-30);
+      return h(
+        "section",
+        { class: "feature-factor", "aria-label": `factor ${i}` },
+        h("h3", {}, `Factor ${i}`, h("span", { class: "faint" }, ` ${percent(share)} goes without it`)),
+        h("p", { class: "feature-text" }, tokens.map((token, pos) => shaded(token, values[pos], most))),
+        h("p", { class: "note" }, neurons.join(" ")),
+        h("div", {}, "raises ", chips(up, 1)),
+      );
+    }),
+  );
+
+const shaded = (token, value, most, at = false) =>
+  h(
+    "span",
+    {
+      class: at ? "feature-token at" : "feature-token",
+      title: value ? number(value) : null,
+      style: { "--level": (0.75 * Math.abs(value)) / most },
+    },
+    tokenText(token),
   );
 
 function browser(features, carded) {
@@ -247,17 +277,7 @@ function cardView(card, carded) {
         h(
           "span",
           { class: "feature-text" },
-          tokens.map((token, i) =>
-            h(
-              "span",
-              {
-                class: i === at ? "feature-token at" : "feature-token",
-                title: values[i] ? number(values[i]) : null,
-                style: { "--level": (0.75 * Math.abs(values[i])) / most },
-              },
-              tokenText(token),
-            ),
-          ),
+          tokens.map((token, i) => shaded(token, values[i], most, i === at)),
         ),
       ),
     ),
@@ -279,6 +299,11 @@ const READING = [
     "Examples",
     "The strongest alone: a feature may mean less, or other things, where it is weak. What it does to a prediction takes an intervention.",
   ],
+];
+
+const FACTORS = [
+  "Factors",
+  "Of one prompt: another has others. A factor’s neurons are those with the largest weights in it; what it raises is read on the direct path. First tokens are left out.",
 ];
 
 page(sections);

@@ -1,7 +1,7 @@
 """`caseback dictionary eval`: what dictionaries are worth, on text that they were not trained on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -9,6 +9,7 @@ from caseback.cli.answer import answer
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed
 from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
 
 
 @with_options
@@ -24,6 +25,17 @@ def evaluate(
     frozen: Annotated[
         bool, Option("--frozen", help="Also train encoders on random decoders that stay as they are, beside each.")
     ] = False,
+    entities: Annotated[
+        Path | None,
+        Option(help="Entities' attributes, as JSON: how far features move one attribute alone (RAVEL)."),
+    ] = None,
+    attribute: Annotated[str, Option(help="The attribute to move, with --entities.")] = "Country",
+    examples: Annotated[int, Option(min=2, help="Examples of swapped entities, with --entities.")] = 400,
+    epochs: Annotated[int, Option(min=1, help="Passes of each search over them.")] = 5,
+    forget: Annotated[
+        Path | None,
+        Option(help="Texts and questions to forget and to retain, as JSON: what goes without features of the first."),
+    ] = None,
     force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False,
     max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
     seed: Seed = Seed(),
@@ -44,7 +56,25 @@ def evaluate(
             rows=rows,
             frozen=frozen,
             length=max_length,
+            entities=None if entities is None else _object(entities, "--entities"),
+            attribute=attribute,
+            examples=examples,
+            epochs=epochs,
+            forgetting=None if forget is None else _object(forget, "--forget"),
             seed=seed.seed,
             progress=True,
         )
     answer(output, document, text=lambda: print_dictionaries(document), page=lambda path: write_page(document, path))
+
+
+def _object(path: Path, option: str) -> dict[str, Any]:
+    from caseback.jobs.json_text import parse_json
+    from caseback.jobs.text_file import read_text
+
+    try:
+        given = parse_json(read_text(path, option))
+    except (ValueError, RecursionError) as error:
+        raise CasebackError(f"{option} {path} is no JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise CasebackError(f"{option} {path} holds a {type(given).__name__}: expected a JSON object")
+    return given

@@ -24,6 +24,9 @@ def features(
     ] = None,
     cards: Annotated[int, Option(min=0, help="How many get a card, without --features.")] = 50,
     prompt: Annotated[str | None, Option(help="A prompt to show with the features of each token.")] = None,
+    factors: Annotated[
+        int, Option(min=0, help="Factors of the prompt's neurons to show beside, without any dictionary.")
+    ] = 0,
     top: Annotated[int, Option(min=1, help="Examples of a card.")] = 10,
     rows: Annotated[int, Option(min=1, help="Features listed in the terminal.")] = 20,
     explain: Annotated[
@@ -50,6 +53,7 @@ def features(
             corpus,
             cards=cards if chosen is None else chosen,
             prompt=prompt,
+            factors=factors,
             top=top,
             length=max_length,
             explain=explain,

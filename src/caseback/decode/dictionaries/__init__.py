@@ -30,6 +30,7 @@ from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.explanations.explain import explain_features
+from caseback.decode.dictionaries.explanations.judged import judge_explanations, local_judge
 from caseback.decode.dictionaries.facts import Facts
 from caseback.decode.dictionaries.features.attach import attach, attached, detach
 from caseback.decode.dictionaries.features.digest import dictionary_digest
@@ -97,6 +98,8 @@ __all__ = [
     "dictionary_digest",
     "explain_features",
     "explanations_of_notes",
+    "judge_explanations",
+    "local_judge",
     "feature_words",
     "features_on",
     "load_dictionary",

@@ -9,8 +9,12 @@ from caseback.localize.abstraction.causal_gym import control_task as control_tas
 from caseback.localize.abstraction.causal_gym import log_odds_ratio as log_odds_ratio
 from caseback.localize.abstraction.causal_model import CausalModel as CausalModel
 from caseback.localize.abstraction.das_map import das_map as das_map
+from caseback.localize.abstraction.disentangling import disentangling as disentangling
 from caseback.localize.abstraction.distributed import das as das
+from caseback.localize.abstraction.entities import EntityExamples as EntityExamples
+from caseback.localize.abstraction.entities import entity_examples as entity_examples
 from caseback.localize.abstraction.interchanges import Interchanges as Interchanges
+from caseback.localize.abstraction.masks import binary_mask as binary_mask
 from caseback.localize.abstraction.ravel import ravel as ravel
 from caseback.localize.abstraction.saved_subspaces import load_subspace as load_subspace
 from caseback.localize.abstraction.saved_subspaces import save_subspace as save_subspace

@@ -109,15 +109,18 @@ class Interchange(Edit):
     directions: Float[Tensor, "k width"] | None = None
     """Orthonormal rows; None for all directions."""
     share: Float[Tensor, " k"] | None = None
-    """How much of each row is exchanged; all where None."""
+    """How much of each row, or of each coordinate where there are no rows, is exchanged; all where None."""
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         rows = where.rows
         given = self.donor[rows.example.to(self.donor.device), rows.order.to(self.donor.device)]
         given = given.view(old.shape).to(old)
         on = self.on[rows.example].to(old.device).view(-1, *[1] * (old.ndim - 1))
-        if self.directions is None:
+        if self.directions is None and self.share is None:
             return torch.where(on, given, old)
+        if self.directions is None:
+            assert self.share is not None
+            return old + torch.where(on, (given - old) * self.share.to(old), 0.0)
         basis = self.directions.to(old.device)
         difference = (given - old).to(basis.dtype) @ basis.T
         if self.share is not None:

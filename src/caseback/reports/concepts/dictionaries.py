@@ -13,6 +13,7 @@ from caseback.decode.dictionaries.measures import compare_dictionaries
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
+from caseback.reports.concepts.dictionary_uses import attribute_rows, forgetting_rows
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 from caseback.stream.documents import documents
@@ -52,6 +53,11 @@ def dictionaries_document(
     rows: int = 200,
     frozen: bool = False,
     length: int | None = None,
+    entities: Mapping[str, Any] | None = None,
+    attribute: str = "Country",
+    examples: int = 400,
+    epochs: int = 5,
+    forgetting: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -71,6 +77,13 @@ def dictionaries_document(
         Whether a dictionary whose decoder is random and stays so is trained and measured beside each.
     length
         Tokens of a row at most; 128 by default, or the model's context where that is shorter.
+    entities, attribute, examples, epochs
+        Each entity's attributes, which one is to be moved alone, and how ``disentangling`` searches: ``{"entities":
+        {name: {attribute: word}}, "templates": {attribute: text with {entity}}}``; without templates those of RAVEL's
+        cities. The dictionaries must be of one site.
+    forgetting
+        What is to be forgotten and retained, for ``unlearning``: ``{"forget": {"texts": …, "questions": [[prompt,
+        answer], …]}, "retain": the same}``.
     seed
         Same seed, same result.
     progress
@@ -81,7 +94,7 @@ def dictionaries_document(
     dict
         The document, plain JSON data: ``model``, ``rows`` with the measures of ``compare_dictionaries``, ``tokens``,
         what was ``skipped``, the model's own loss ``ce_clean``, which ``definition`` of explained variance comes first,
-        and ``provenance``.
+        ``attributes`` and ``forgotten`` where asked for, and ``provenance``.
 
     Raises
     ------
@@ -125,5 +138,20 @@ def dictionaries_document(
         skipped=str(table.attrs["skipped"]),
         ce_clean=float(table.attrs["ce_clean"]),
         definition="over the corpus, without tokens many times longer than the median",
+        attributes=None
+        if entities is None
+        else attribute_rows(
+            model,
+            dictionaries,
+            entities,
+            attribute,
+            count=examples,
+            epochs=epochs,
+            seed=seed,
+            progress=progress,
+        ),
+        forgotten=None
+        if forgetting is None
+        else forgetting_rows(model, dictionaries, forgetting, seed=seed, progress=progress),
         provenance=model.provenance(),
     )

@@ -21,6 +21,7 @@ from caseback.decode.dictionaries import (
     feature_words,
     features_on,
     nearest_features,
+    neuron_factors,
 )
 from caseback.decode.dictionaries.features.digest import feature_name
 from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
@@ -50,6 +51,10 @@ def _lengths(document: Any) -> None:
         for example in card["examples"]:
             if len(example["tokens"]) != len(example["values"]):
                 raise CasebackError(f"an example of feature {card['feature']} has tokens without an activation")
+    if (factors := document.get("factors")) is not None:
+        for part in factors["parts"]:
+            if len(part["values"]) != len(factors["tokens"]):
+                raise CasebackError("a factor has tokens without an activation")
 
 
 FEATURES = DocumentKind(
@@ -70,6 +75,7 @@ def features_document(
     *,
     cards: Sequence[int] | int = 50,
     prompt: PromptsLike | None = None,
+    factors: int = 0,
     top: int = 10,
     words: int = 8,
     before: int = 12,
@@ -93,6 +99,8 @@ def features_document(
         Features that get a card; or how many, those with the largest activations, and the strongest on the prompt.
     prompt
         A prompt whose tokens are shown with their strongest features.
+    factors
+        Factors of the prompt's neurons that are shown beside: ``neuron_factors``, which needs no dictionary; 0: none.
     top
         Examples of a card.
     words
@@ -113,13 +121,13 @@ def features_document(
     -------
     dict
         The document, plain JSON data: ``model``, ``dictionary``, ``tokens``; ``features``, a row for each, ``cards``,
-        ``prompt``; and ``provenance``.
+        ``prompt``, ``factors``; and ``provenance``.
 
     Raises
     ------
     CasebackError
-        For a dictionary that does not say its site, an empty corpus, a feature that there is not, or notes on another
-        model or dictionary.
+        For a dictionary that does not say its site, an empty corpus, a feature that there is not, notes on another
+        model or dictionary, and factors without a prompt.
 
     Examples
     --------
@@ -134,6 +142,8 @@ def features_document(
         raise CasebackError("the dictionary does not say which site it reads: give it Facts(site='resid_post.5')")
     if not isinstance(cards, int) and (beyond := [i for i in cards if not 0 <= i < dictionary.n_features]):
         raise OutOfRange(f"feature {beyond[0]}: there are {dictionary.n_features}, 0 to {dictionary.n_features - 1}")
+    if factors and prompt is None:
+        raise CasebackError("factors are of a prompt's neurons: give a prompt")
     if notes is not None:
         notes.expect(model, dictionary_digest(dictionary))
     site = as_site(dictionary.facts.site)
@@ -186,6 +196,7 @@ def features_document(
             for card in _cards(model, dictionary, activating, written, chosen, top, before, after)
         ],
         prompt=on_prompt or None,
+        factors=_factors(model, prompt, factors) if factors and prompt is not None else None,
         provenance=model.provenance(),
     )
 
@@ -328,3 +339,17 @@ def _prompt(model: Model, dictionary: Dictionary, prompt: PromptsLike) -> list[d
             }
         )
     return tokens
+
+
+def _factors(model: Model, prompt: PromptsLike, count: int) -> dict[str, Any]:
+    """Factors of a prompt's neurons: at which tokens each is active, of which neurons it is, what it raises."""
+    read = neuron_factors(model, prompt, count)
+    columns = (read[name].values.tolist() for name in ("share", "activation", "top_neuron", "up_token"))
+    return {
+        "explained": float(read.attrs["explained"]),
+        "tokens": [visible(str(token)) for token in read["token"].values],
+        "parts": [
+            {"share": share, "values": values, "neurons": names, "up": [visible(word) for word in words]}
+            for share, values, names, words in zip(*columns, strict=True)
+        ],
+    }

@@ -12,7 +12,7 @@ from typing import Any
 
 from caseback.reports.concepts.dictionaries import DICTIONARIES, MEASURES
 from caseback.reports.tokens_text import visible
-from caseback.views.numbers_text import number
+from caseback.views.numbers_text import number, percent
 from caseback.views.page.kit.curve_svg import ticks
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
@@ -65,7 +65,57 @@ def _body(document: Mapping[str, Any]) -> str:
             "+ CE: what the loss gains where the reconstruction stands in for the states; recovered: its share of what "
             "zeros cost, which hides much. KL / random: against errors as long in random directions."
         ),
+        *_moved(document.get("attributes")),
+        *_forgotten(document.get("forgotten")),
     )
+
+
+def _moved(moved: Mapping[str, Any] | None) -> list[str]:
+    """Ways to move one attribute, by cause and isolation."""
+    if moved is None:
+        return []
+    keys = ("cause", "isolation", "disentangle")
+    lines = [
+        (row["name"], [*(cell(percent(row[key])) for key in keys), cell(str(row["size"]))]) for row in moved["rows"]
+    ]
+    head = ["", "cause", "isolation", "both", "swapped"]
+    others = ", ".join(visible(name) for name in moved["others"])
+    return [
+        f"<h2>{html.escape(visible(moved['attribute']))} moved, {html.escape(others)} left alone</h2>",
+        rows_table(head, lines, faint=["random" in row["name"] for row in moved["rows"]]),
+        note(
+            f"At {moved['site']}, at an entity's last token: searched on {moved['trained']} examples, judged on "
+            f"{moved['judged']} of other entities. cause: answered as for the entity swapped in; isolation: other "
+            "attributes still answered as before; both: their mean, a half for swapping nothing."
+        ),
+    ]
+
+
+def _forgotten(forgotten: Mapping[str, Any] | None) -> list[str]:
+    """What is forgotten and what is retained, at each setting."""
+    if forgotten is None:
+        return []
+    settings = forgotten["rows"][0]["settings"]
+    head = ["", "score", *(f"{one['k']} × {number(one['strength'])}" for one in settings)]
+    lines = [
+        (
+            row["name"],
+            [
+                cell("—" if row["score"] is None else percent(row["score"])),
+                *(cell(f"{percent(one['forgotten'])} / {percent(one['retained'])}") for one in row["settings"]),
+            ],
+        )
+        for row in forgotten["rows"]
+    ]
+    return [
+        "<h2>Forgotten and retained</h2>",
+        rows_table(head, lines, faint=["random" in row["name"] for row in forgotten["rows"]]),
+        note(
+            f"Of {forgotten['forget_questions']} questions no longer answered / of {forgotten['retain_questions']} "
+            "others still answered, by features held down × strength in mean activations. score: the most that is "
+            f"forgotten where {percent(forgotten['least_retained'])} of the others are still answered."
+        ),
+    ]
 
 
 def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:

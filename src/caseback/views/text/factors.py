@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 import xarray as xr
 from rich.console import Console
 from rich.text import Text
@@ -33,19 +35,27 @@ def print_factors(factors: xr.Dataset, console: Console | None = None) -> None:
         print_factors(neuron_factors(model, prompt, 6))
     """
     console = console or Console()
+    columns = (factors[name].values.tolist() for name in ("share", "activation", "top_neuron", "up_token"))
+    parts = [
+        {"share": share, "values": values, "neurons": names, "up": [visible(str(word)) for word in words]}
+        for share, values, names, words in zip(*columns, strict=True)
+    ]
     tokens = [visible(str(token)) for token in factors["token"].values]
-    lines = [Text(f"{factors.sizes['component']} factors explain {percent(factors.attrs['explained'])} of the squares")]
-    for i in range(factors.sizes["component"]):
-        own = factors.isel(component=i)
-        values = own["activation"].values
-        level = values / max(float(values.max()), 1e-300)
-        line = Text.assemble((f"{i:>3} {percent(float(own['share'])):>6}  ", "bold"))
-        for token, share in zip(tokens, level, strict=True):
-            line.append(token, style="bold dark_orange" if share > 0.5 else "dark_orange" if share > 0.15 else "dim")
-        lines.append(line)
-        strongest = int(np.argmax(values))
-        words = "  ".join(visible(str(word)) for word in own["up_token"].values)
-        lines.append(Text(f"{'':12}most at {tokens[strongest]} ({strongest})   raises {words}"))
-        lines.append(Text(f"{'':12}{' '.join(own['top_neuron'].values)}", style="dim"))
-    for line in lines:
+    for line in factor_lines(tokens, parts, float(factors.attrs["explained"])):
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def factor_lines(tokens: Sequence[str], parts: Sequence[Mapping[str, Any]], explained: float) -> Iterator[Text]:
+    """The prompt once for each factor, the neurons that it is made of, and the words that it raises."""
+    yield Text(f"{len(parts)} factors explain {percent(explained)} of the squares of the prompt's neurons")
+    for i, part in enumerate(parts):
+        values = part["values"]
+        largest = max(*values, 1e-300)
+        line = Text.assemble((f"{i:>3} {percent(part['share']):>6}  ", "bold"))
+        for token, value in zip(tokens, values, strict=True):
+            share = value / largest
+            line.append(token, style="bold dark_orange" if share > 0.5 else "dark_orange" if share > 0.15 else "dim")
+        yield line
+        strongest = max(range(len(values)), key=values.__getitem__)
+        yield Text(f"{'':12}most at {tokens[strongest]} ({strongest})   raises {'  '.join(part['up'])}")
+        yield Text(f"{'':12}{' '.join(part['neurons'])}", style="dim")

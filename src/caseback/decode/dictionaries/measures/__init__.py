@@ -19,6 +19,7 @@ from caseback.decode.dictionaries.measures.probing import probe_features
 from caseback.decode.dictionaries.measures.reconstruction import reconstruction_measures
 from caseback.decode.dictionaries.measures.recovery import recovery_measures
 from caseback.decode.dictionaries.measures.replacement import replacement_measures
+from caseback.decode.dictionaries.measures.unlearning import unlearning
 
 __all__ = [
     "Planted",
@@ -40,4 +41,5 @@ __all__ = [
     "spurious_correlation_removal",
     "supervised_dictionary",
     "targeted_probe_perturbation",
+    "unlearning",
 ]

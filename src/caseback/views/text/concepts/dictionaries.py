@@ -69,3 +69,38 @@ def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
         "stands in for the states; recovered: its share of what zeros cost. KL / random: against errors as long in "
         "random directions. *: no other of its site has fewer active and a smaller loss."
     )
+    if (moved := document.get("attributes")) is not None:
+        yield Text("")
+        yield from _moved(moved)
+    if (forgotten := document.get("forgotten")) is not None:
+        yield Text("")
+        yield from _forgotten(forgotten)
+
+
+def _moved(moved: Mapping[str, Any]) -> Iterator[Text]:
+    """Ways to move one attribute, by cause and isolation."""
+    yield Text(
+        f"{moved['attribute']} moved at {moved['site']}, {', '.join(moved['others'])} left alone: searched on "
+        f"{moved['trained']} examples, judged on {moved['judged']} of other entities"
+    )
+    width = max(len(row["name"]) for row in moved["rows"])
+    yield Text(f"{'':{width}} {'cause':>10} {'isolation':>10} {'both':>10} {'swapped':>8}")
+    for row in moved["rows"]:
+        shares = " ".join(f"{percent(row[key]):>10}" for key in ("cause", "isolation", "disentangle"))
+        yield Text(f"{row['name']:{width}} {shares} {row['size']:8}")
+
+
+def _forgotten(forgotten: Mapping[str, Any]) -> Iterator[Text]:
+    """What is forgotten where enough is retained, and the setting at which most is."""
+    yield Text(
+        f"of {forgotten['forget_questions']} questions forgotten where {percent(forgotten['least_retained'])} of "
+        f"{forgotten['retain_questions']} others are still answered"
+    )
+    width = max(len(row["name"]) for row in forgotten["rows"])
+    for row in forgotten["rows"]:
+        most = max(row["settings"], key=lambda one: one["forgotten"])
+        score = "—" if row["score"] is None else percent(row["score"])
+        yield Text(
+            f"{row['name']:{width}} {score:>6}   at most {percent(most['forgotten'])}, {percent(most['retained'])} "
+            f"retained: {most['k']} features, strength {number(most['strength'])}"
+        )

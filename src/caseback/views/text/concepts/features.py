@@ -11,6 +11,7 @@ from rich.text import Text
 from caseback.reports.concepts.features import FEATURES
 from caseback.reports.document import checked
 from caseback.views.numbers_text import number, percent
+from caseback.views.text.factors import factor_lines
 
 __all__ = ["print_features"]
 
@@ -59,6 +60,9 @@ def _lines(document: Mapping[str, Any], most: int) -> Iterator[Text]:
         for token in document["prompt"]:
             strongest = "  ".join(f"{one['feature']} {number(one['activation'])}" for one in token["features"])
             yield Text.assemble((f"{token['token']:>16}", "bold"), f"  {token['active']:3} active: {strongest}")
+    if (factors := document.get("factors")) is not None:
+        yield Text("")
+        yield from factor_lines(factors["tokens"], factors["parts"], factors["explained"])
     yield Text("")
     yield Text(f"{'feature':>7} {'active':>8} {'largest':>8}  writes                                   strongest at")
     by_size = sorted(features, key=lambda row: -abs(row["max"]))
