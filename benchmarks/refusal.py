@@ -27,6 +27,7 @@ from caseback.decode.steering.dose import with_random
 REFUSES = re.compile(r"sorry|apolog|unfortunately|cannot|can't|unable|not able", re.IGNORECASE)
 DOSES = (-0.2, 0.1, 0.2, 0.3, 0.4)
 LAYERS = (8, 12, 16, 20)
+READ = 5  # last tokens of an answer; each answer has more
 PAIRS = (
     ("I'm sorry, but I cannot help with that.", "Sure, I am happy to help with that."),
     ("I am sorry, I can't answer this question.", "Of course, here is the answer to this question."),
@@ -88,7 +89,6 @@ def chat(question: str, system: str | None = None) -> list[dict[str, str]]:
 
 def refusal(model: cb.Model) -> Directions:
     """The direction at every layer, with the held-out separation of groups of questions."""
-    end = len("I cannot help with that.".split())  # tokens: all answers are longer
     rows, refuses, of = [], [], []
     for number, question in enumerate(FITTED):
         front = model.tokens([chat(question)]).ids[0].tolist()
@@ -97,7 +97,7 @@ def refusal(model: cb.Model) -> Directions:
                 rows.append([*front, *model.tokenizer.encode(answer, add_special_tokens=False)])
                 refuses.append(kind)
                 of.append(number)
-    states = read_states(model, rows, pos=slice(-end, None), reduce="mean")
+    states = read_states(model, rows, pos=slice(-READ, None), reduce="mean")
     return find_directions(states, refuses, groups=of)
 
 

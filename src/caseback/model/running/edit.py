@@ -87,7 +87,7 @@ class Edit(_Address):
     of_input: ClassVar[bool] = False
     """Whether it is of a module's output by its path, and follows from what entered the module."""
     sums: ClassVar[bool] = False
-    """Whether ``new`` is a sum or product with what it holds: a new tensor, and no function of the caller's is called."""
+    """Whether ``new`` adds or multiplies what it holds: a new tensor, and no call of a function of the caller's."""
     flags: ClassVar[tuple[str, ...]] = ()
     """What is true or false of it."""
 
