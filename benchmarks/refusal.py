@@ -25,7 +25,7 @@ from caseback.decode.steering import dose_response
 from caseback.decode.steering.dose import with_random
 
 REFUSES = re.compile(r"sorry|apolog|unfortunately|cannot|can't|unable|not able", re.IGNORECASE)
-DOSES = (-0.2, 0.1, 0.2, 0.3, 0.4)
+DOSES = (-0.2, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 LAYERS = (8, 12, 16, 20)
 READ = 5  # last tokens of an answer; each answer has more
 PAIRS = (
