@@ -59,8 +59,8 @@ class Corpus:
                 found.append(lambda r, i: self.rows[r][i] in self.rows[r][:i])
             elif spec == "frequency":
                 found += [lambda r, i, f=f: (int(self.kinds[self.rows[r][i]]) >> 16) - 1 == f for f in range(8)]
-            elif spec == "label:kind:3":
-                found += [lambda r, i, v=v: self.labels[r][i] == v for v in range(3)]
+            elif spec.startswith("label:kind:"):
+                found += [lambda r, i, v=v: self.labels[r][i] == v for v in range(int(spec[11:]))]
             else:
                 raise ValueError(spec)
         return found
@@ -117,14 +117,18 @@ def stream_moments(corpus, site="resid_post"):
     return found
 
 
-def second_moments(corpus, site="resid_post", layers=None):
-    found = defaultdict(list)
+def second_moments(corpus, site="resid_post", layers=None, groups=()):
+    found, members = defaultdict(list), corpus.members(groups)
+    within = np.array(sorted({token for some in members for token in some}), dtype=int)
     for layer in layers_of(corpus, site) if layers is None else layers:
         x = corpus.flat(site, layer)
+        if groups:
+            found["group_mean"].append([mean(x[some]) for some in members])
+            x = x[within]
         found["mean"].append(x.mean(0))
         found["second_moment"].append(mean([np.outer(row, row) for row in x]))
         found["covariance"].append(mean([np.outer(row - x.mean(0), row - x.mean(0)) for row in x]))
-    return found
+    return found | ({"n_group": [len(some) for some in members]} if groups else {})
 
 
 def head_moments(corpus, groups=("position",)):

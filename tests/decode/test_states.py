@@ -6,8 +6,10 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.decode import Place, class_moments, read_gradients, read_states
+from caseback.decode import Place, class_moments, collected_moments, read_gradients, read_states
+from caseback.decode.erasure import leace
 from caseback.errors import CasebackError
+from caseback.stream import collect
 from exact import exact
 
 TEXTS = [[5, 1, 2, 3], [4, 5, 1, 9, 7, 2], [8, 3], [6, 6, 1, 2, 9]]
@@ -91,6 +93,39 @@ def test_moments_are_their_definitions_and_parts_add_up():
         _ = class_moments(x, y) + class_moments(x[:, :4], ["a", "b", "a", "b"])
     with pytest.raises(CasebackError, match="'c' is not among the classes"):
         class_moments(x, y, classes=["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_a_pass_over_a_corpus_leaves_the_moments_of_its_labels_for_several_sites(name):
+    model, draw = shelf.model(name), torch.Generator().manual_seed(0)
+    rows = [torch.randint(1, 50, (9,), generator=draw).tolist() for _ in range(12)]
+    labels = [torch.randint(-1, 2, (9,), generator=draw).tolist() for _ in range(12)]  # -1: no label
+    sites = ("resid_post", "attn_out")
+    tables = [{"second_moments": {"site": site, "groups": ["label:kind:2"]}} for site in sites]
+    corpus = [(row, {"kind": own}) for row, own in zip(rows, labels, strict=True)]
+    y = np.array(labels).flatten()
+    with exact():
+        collection = collect(model, corpus, tables, bos=False, batch_tokens=30)
+        for site, table in zip(sites, ("second_moments", "second_moments_2"), strict=True):
+            states = read_states(model, rows, sites=site, pos=None)
+            moments = collected_moments(collection, table=table)
+            wanted = class_moments(states.x[:, y >= 0], y[y >= 0])
+            assert moments.places == states.places and moments.classes == ["kind 0", "kind 1"]
+            for part in ("counts", "sums", "products", "within"):
+                torch.testing.assert_close(getattr(moments, part), getattr(wanted, part), rtol=1e-12, atol=1e-12)
+            ours, theirs = leace(moments), leace(wanted)
+            torch.testing.assert_close(ours.proj_left @ ours.proj_right, theirs.proj_left @ theirs.proj_right)
+    with pytest.raises(CasebackError, match="1 classes for 2 groups"):
+        collected_moments(collection, classes=["a"])
+    shared = collect(model, corpus, [{"second_moments": {"groups": ["any", "label:kind:2"]}}, "stream_moments"])
+    with pytest.raises(CasebackError, match="share tokens"):
+        collected_moments(shared)
+    with pytest.raises(CasebackError, match="no moments by class"):
+        collected_moments(shared, table="stream_moments")
+    with pytest.raises(CasebackError, match="no table 'moments' was collected"):
+        collected_moments(shared, table="moments")
+    with pytest.raises(CasebackError, match="no groups of tokens are called 'labels'"):
+        collect(model, corpus, [{"second_moments": {"groups": ["labels"]}}])
 
 
 def test_half_precision_is_read_wide():

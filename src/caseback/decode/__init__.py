@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from caseback.decode.moments import ClassMoments, class_moments
+    from caseback.decode.moments import ClassMoments, class_moments, collected_moments
     from caseback.decode.states import Place, States, read_gradients, read_states
 
 _PARTS = ("dictionaries", "directions", "erasure", "probes", "steering", "vocabulary")
 _NAMES = {
-    **dict.fromkeys(("ClassMoments", "class_moments"), "moments"),
+    **dict.fromkeys(("ClassMoments", "class_moments", "collected_moments"), "moments"),
     **dict.fromkeys(("Place", "States", "read_gradients", "read_states"), "states"),
 }
 
-__all__ = ["ClassMoments", "Place", "States", "class_moments", "read_gradients", "read_states"]
+__all__ = ["ClassMoments", "Place", "States", "class_moments", "collected_moments", "read_gradients", "read_states"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,10 +20,13 @@ from torch import Tensor
 
 from caseback.decode.probes.splits import numbered
 from caseback.decode.representations import representations
-from caseback.decode.states import States
+from caseback.decode.states import Place, States
 from caseback.errors import CasebackError
 from caseback.model.algebra.symmetric_product import symmetric_product
 from caseback.model.arguments import checked
+from caseback.stream.collection import Collection
+from caseback.stream.tables.second_moments import SecondMoments
+from caseback.stream.tables.token_groups import group_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,3 +175,50 @@ def class_moments(
         else symmetric_product(wide)
     )
     return ClassMoments(one_hot.sum(0), one_hot.T @ wide, products, distinct, places)
+
+
+@checked
+def collected_moments(
+    collection: Collection, *, table: str = "second_moments", classes: Sequence[Any] | None = None
+) -> ClassMoments:
+    """Moments by class that one pass over a corpus left, of every layer of a site.
+
+    Parameters
+    ----------
+    collection
+        Of a table ``second_moments`` with groups, such as ``{"second_moments": {"groups": ["label:NAME:N"]}}``.
+    table
+        The table's name there: ``"second_moments_2"`` is the second, of another site, say.
+    classes
+        The groups' labels, in their order; by default the groups' names.
+
+    Raises
+    ------
+    CasebackError
+        For another table, one without groups, groups that share tokens, and another number of classes.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.stream import collect
+    >>> model = cb.load("meadow")
+    >>> corpus = [("Mary went home", {"who": 1}), ("Tom went home", {"who": 0}), ("The dog slept", {})]
+    >>> collection = collect(model, corpus, [{"second_moments": {"groups": ["label:who:2"]}}])
+    >>> collected_moments(collection, classes=["he", "she"])
+    ClassMoments(4 places of width 160; 'he' 4, 'she' 4)
+    """
+    state, own = collection.state(table), collection.tables[table]
+    if not isinstance(own, SecondMoments) or not own.groups:
+        raise CasebackError(
+            f"table {table!r} has no moments by class: collect {{'second_moments': {{'groups': ['label:NAME:N']}}}}"
+        )
+    names = group_names(own.groups)
+    if int(state["group_n"].sum()) != int(state["n"]):
+        raise CasebackError(f"groups {', '.join(names[:4])} share tokens: expected each token in one class at most")
+    if classes is not None and len(classes) != len(names):
+        raise CasebackError(
+            f"{len(classes)} classes for {len(names)} groups ({', '.join(names[:4])}): expected as many"
+        )
+    places = [Place(site.name, site.layer) for site in own.sites(collection.model.anatomy)]
+    labels = names if classes is None else list(classes)
+    return ClassMoments(state["group_n"].double(), state["group_sums"], state["products"], labels, places)

@@ -23,7 +23,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.arguments import checked
 from caseback.model.running.edits import Edit
-from caseback.model.running.frames import Positions, batch_frame
+from caseback.model.running.frames import Positions, Rows, batch_frame
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -152,7 +152,7 @@ def read_states(
     def run_of(some: Tokens, rows: Tensor, at: list[Site]) -> Run:
         return execute(model.anatomy, some, read=at, logits=False)
 
-    return _read(model, model.tokens(prompts).padded_on("right"), sites, run_of, options)
+    return read_by(model, model.tokens(prompts).padded_on("right"), sites, run_of, options)
 
 
 @checked
@@ -207,10 +207,10 @@ def read_gradients(
 
     budget = batch_tokens or limit("gradient_tokens", model.device)
     options = {"pos": pos, "reduce": reduce, "batch_tokens": budget, "progress": progress}
-    return _read(model, tokens, sites, run_of, options)
+    return read_by(model, tokens, sites, run_of, options)
 
 
-def _read(
+def read_by(
     model: Model,
     tokens: Tokens,
     sites: str | Sequence[Any],
@@ -225,17 +225,11 @@ def _read(
             raise CasebackError(f"{site} has no vector at each token: expected a site of the stream, a head or an MLP")
     if not read:
         raise CasebackError("no sites are given: expected one at least, such as 'resid_post'")
-    budget = options["batch_tokens"] or limit("stream_tokens", model.device)
     parts: list[Tensor] = []
     prompt: list[Tensor] = []
     places: list[Place] = []
-    batches = of_like_length(tokens, budget)
-    for rows in progress_bar(batches, "read", show=progress, unit="batch"):
-        longest = int(tokens.lengths[rows].max())
-        some = Tokens(tokens.ids[rows, :longest], tokens.mask[rows, :longest], [tokens.text[i] for i in rows.tolist()])
-        at = batch_frame(some).rows([(None, Edit("embed", pos=_of_rows(pos, rows)))])
-        if at is None:
-            continue
+    batches = batches_at(model, tokens, pos, options["batch_tokens"])
+    for rows, some, at in progress_bar(batches, "read", show=progress, unit="batch"):
         run = run_of(some, rows, read)
         places, values = _stacked(run, read, at.row.to(model.device))
         example = at.example
@@ -284,7 +278,21 @@ def of_like_length(tokens: Tokens, budget: int) -> list[Int[Tensor, " prompt"]]:
     return [torch.tensor(batch) for batch in batches]
 
 
-def _of_rows(pos: Positions, rows: Int[Tensor, " prompt"]) -> Positions:
+def batches_at(
+    model: Model, tokens: Tokens, pos: Positions, batch_tokens: int | None
+) -> list[tuple[Int[Tensor, " prompt"], Tokens, Rows]]:
+    """Batches of prompts that have tokens at some positions: which prompts, they themselves, and the rows there."""
+    batches = []
+    for rows in of_like_length(tokens, batch_tokens or limit("stream_tokens", model.device)):
+        longest = int(tokens.lengths[rows].max())
+        some = Tokens(tokens.ids[rows, :longest], tokens.mask[rows, :longest], [tokens.text[i] for i in rows.tolist()])
+        at = batch_frame(some).rows([(None, Edit("embed", pos=pos_of(pos, rows)))])
+        if at is not None:
+            batches.append((rows, some, at))
+    return batches
+
+
+def pos_of(pos: Positions, rows: Int[Tensor, " prompt"]) -> Positions:
     """Positions of some of the prompts: of a tensor with one for each, theirs."""
     return pos.cpu()[rows] if isinstance(pos, Tensor) and pos.ndim else pos
 

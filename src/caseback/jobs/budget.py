@@ -119,6 +119,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "activation_keys": Limit(2**22, "activations", "they are turned into sortable keys together"),
         # bytes and sizes beyond which something is not held, or not made
         "recorded_bytes": Limit(2**29, "bytes", "recorded bases are kept for a whole search"),
+        "held_stream_bytes": Limit(
+            2**33, "bytes", "the stream of all prompts between two layers; more of it is in files"
+        ),
         "influence_row_bytes": Limit(2**30, "bytes", "more rows are computed again in each pass over a corpus"),
         "fingerprint_rows": Limit(16, "rows of each weight", "a model too large to be looked at whole"),
         "whole_fingerprint_bytes": Limit(2**33, "bytes", "larger models are told apart by some rows of each weight"),

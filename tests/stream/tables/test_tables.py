@@ -40,7 +40,7 @@ OPTIONS = {
     "token_counts": [{}, {"n": 1}, {"n": 3}],
     "attention_offsets": [{}, {"skip": 1}],
     "attention_relations": [{"relations": tuple(naive.RELATIONS)}, {"relations": ("first", "duplicate"), "skip": 0}],
-    "second_moments": [{}, {"layers": (1,)}],
+    "second_moments": [{}, {"layers": (1,)}, {"groups": ("label:kind:2",)}],
 }
 CASES = [(name, options) for name in READ for options in OPTIONS.get(name, [{}])]
 # grouped heads, windows in all layers and in some, a learned sink, experts, parallel blocks, biases on scores

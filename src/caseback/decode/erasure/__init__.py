@@ -8,6 +8,8 @@ from caseback.decode.erasure.oracle import OracleEraser as OracleEraser
 from caseback.decode.erasure.oracle import oracle_leace as oracle_leace
 from caseback.decode.erasure.orthogonal import mean_projection as mean_projection
 from caseback.decode.erasure.orthogonal import sal as sal
+from caseback.decode.erasure.quadratic import QuadraticEraser as QuadraticEraser
+from caseback.decode.erasure.quadratic import quadratic_leace as quadratic_leace
 from caseback.decode.erasure.rlace import rlace as rlace
 from caseback.decode.erasure.saved_erasers import load_eraser as load_eraser
 from caseback.decode.erasure.saved_erasers import save_eraser as save_eraser

@@ -124,16 +124,27 @@ class OracleEraser:
             if numbers.shape[1] != len(self.target_mean):
                 raise CasebackError(f"{numbers.shape[1]} numbers for each example: expected {len(self.target_mean)}")
             return numbers
-        order = {label: i for i, label in enumerate(self.classes)}
-        if unknown := [value for value in values if not isinstance(value, Hashable) or value not in order]:
-            hint = did_you_mean(str(unknown[0]), [str(label) for label in self.classes])
-            raise CasebackError(f"the label {unknown[0]!r} is not among those that were erased. {hint}")
-        which = torch.tensor([order[value] for value in values], dtype=torch.long)
-        return torch.nn.functional.one_hot(which, len(order)).double()
+        return indicators(values, self.classes)
 
     def __repr__(self) -> str:
         of = f"{self.coef.shape[2]} numbers" if self.classes is None else f"{len(self.classes)} classes"
         return f"OracleEraser({len(self.places)} places of width {self.coef.shape[1]}, {of})"
+
+
+def indicators(values: list[Any], classes: list[Any]) -> Float[Tensor, "example class"]:
+    """Which class each label is.
+
+    Raises
+    ------
+    CasebackError
+        For a label that is not among the classes.
+    """
+    order = {label: i for i, label in enumerate(classes)}
+    if unknown := [value for value in values if not isinstance(value, Hashable) or value not in order]:
+        hint = did_you_mean(str(unknown[0]), [str(label) for label in classes])
+        raise CasebackError(f"the label {unknown[0]!r} is not among those that were erased. {hint}")
+    which = torch.tensor([order[value] for value in values], dtype=torch.long)
+    return torch.nn.functional.one_hot(which, len(order)).double()
 
 
 def per_prompt(places: list[Any], values: Float[Tensor, "place batch d"], pos: Positions, prompt: Index) -> list[Edit]:

@@ -97,7 +97,9 @@ def transport(
     ]
 
 
-def transport_map(source: Float[Tensor, "place d d"], target: Float[Tensor, "place d d"]) -> Float[Tensor, "place d d"]:
+def transport_map(
+    source: Float[Tensor, "*place d d"], target: Float[Tensor, "*place d d"]
+) -> Float[Tensor, "*place d d"]:
     """A, symmetric, with A S A = T.
 
     Examples
@@ -109,9 +111,9 @@ def transport_map(source: Float[Tensor, "place d d"], target: Float[Tensor, "pla
     return inverse @ _powers(root @ target @ root, 0.5) @ inverse
 
 
-def _powers(matrix: Float[Tensor, "place d d"], power: float) -> Float[Tensor, "place d d"]:
+def _powers(matrix: Float[Tensor, "*place d d"], power: float) -> Float[Tensor, "*place d d"]:
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    return (vectors * values.clamp_min(0).pow(power)[:, None]) @ vectors.mT
+    return (vectors * values.clamp_min(0).pow(power)[..., None, :]) @ vectors.mT
 
 
 def _regular(covariance: Float[Tensor, "place d d"], moments: ClassMoments, c: int) -> Float[Tensor, "place d d"]:

@@ -86,6 +86,8 @@ class Edit(_Address):
     """Tied to another run's positions, so it does not reach past the prompt while generating."""
     of_input: ClassVar[bool] = False
     """Whether it is of a module's output by its path, and follows from what entered the module."""
+    sums: ClassVar[bool] = False
+    """Whether ``new`` adds or multiplies what it holds: a new tensor, and no call of a function of the caller's."""
     flags: ClassVar[tuple[str, ...]] = ()
     """What is true or false of it."""
 
@@ -211,7 +213,8 @@ def apply_edits(
             written = _new(edit, x, where)  # the whole tensor: nothing to pick out and put back
             if x.requires_grad and not written.requires_grad:
                 written = x.clone().copy_(written)  # a value without a graph must not cut the run's graph
-            x = written if written is x else written.clone(memory_format=torch.contiguous_format)
+            shared = not (_sums(edit) and written.is_contiguous())  # with a value, or with what a function returned
+            x = written.clone(memory_format=torch.contiguous_format) if shared and written is not x else written
             continue
         x = x.clone() if x is given else x
         index, known = _index(x, where)
@@ -235,7 +238,14 @@ def in_turns(edits: Sequence[tuple[int | None, Edit]]) -> list[list[tuple[int | 
     return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
 
+def _sums(edit: Edit) -> bool:
+    """Whether its own kind says so: another may build on that kind and do more."""
+    return vars(type(edit)).get("sums", False)
+
+
 def _new(edit: Edit, old: Tensor, where: Where) -> Tensor:
+    if _sums(edit):
+        return edit.new(old, where).to(old.dtype)
     with aside():  # an edit may be a user's function, which may run the model
         return edit.new(old, where).to(old.dtype)
 

@@ -86,6 +86,8 @@ def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
     if value.ndim == (of is not None):
         value = value if of is None else value[on(value, of)].view(-1, *[1] * (old.ndim - 1))
         return value.expand_as(old).clamp_min(torch.finfo(old.dtype).min)
+    if of is None and value.ndim == 1 and value.shape == old.shape[1:] and not isinstance(edit.unit, int):
+        return value.expand_as(old)  # one vector for all rows, as steering has it: looked at at every step and layer
     single_pos = edit.single_pos
     n_head = [] if old.ndim == 2 or isinstance(edit.head, int) else [old.shape[1]]
     n_unit = [] if isinstance(edit.unit, int) else [old.shape[-1]]

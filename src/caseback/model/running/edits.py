@@ -79,6 +79,7 @@ class Add(Edit):
     """Add a value."""
 
     value: Any
+    sums: ClassVar[bool] = True
 
     def like(self) -> Hashable:
         return self._alike(shape_of(self.value))
@@ -92,6 +93,7 @@ class Scale(Edit):
     """Multiply by a factor (a number or a value)."""
 
     factor: Any
+    sums: ClassVar[bool] = True
 
     def like(self) -> Hashable:
         return self._alike(shape_of(self.factor))

@@ -142,7 +142,7 @@ class Frame:
         if not self.open_end:
             return self._rows(edits, height)
         # a step of decoding is short: the same edit at every layer must not look for its rows at each of them
-        key = tuple((owner, _key(edit.pos), _key(edit.prompt), edit.tied) for owner, edit in edits), height
+        key = (*[(owner, _key(edit.pos), _key(edit.prompt), edit.tied) for owner, edit in edits], height)
         if key not in self._looked_up:
             self._looked_up[key] = edits, self._rows(edits, height)  # a tensor's id is its own while it lives
         return self._looked_up[key][1]
@@ -189,6 +189,8 @@ class Frame:
 
 def _key(address: Any) -> Any:
     """What tells one part of an address from another."""
+    if address is None:
+        return None
     if isinstance(address, Tensor):
         return "tensor", id(address)
     if isinstance(address, slice):

@@ -252,3 +252,12 @@ def ended(anatomy: Anatomy, last: int | None) -> Iterator[None]:
 
 def _end(*_: Any) -> None:
     raise _Ended
+
+
+@contextmanager
+def begun(anatomy: Anatomy, layer: int, output: Any) -> Iterator[None]:
+    """Begin the block's pass at a layer: those before it are not called, and the last of them gives ``output``."""
+    with hooked() as hooks:
+        for parts in anatomy.layers[:layer]:
+            hooks.in_place_of(parts.layer, lambda *_, **__: output)
+        yield
