@@ -80,6 +80,7 @@ class Dictionary(Displayed, nn.Module):
 
     architecture: ClassVar[str] = ""
     signed: ClassVar[bool] = False  # whether codes may be negative
+    reborn: ClassVar[float] = 1.0  # how long a resampled feature's row of W_enc is, in mean lengths
     options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
 
     W_skip: nn.Parameter | None

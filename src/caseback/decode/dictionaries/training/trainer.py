@@ -38,13 +38,13 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, dictionary: Dictionary, tokens: int):
         self.recipe, self.dictionary, self.tokens = recipe, dictionary, tokens
-        if (recipe.resample_every is not None or recipe.finish) and len(self._encoder()) < 2:
-            raise ArgumentError(f"{recipe.architecture} has no encoder of its own: leave out resample_every and finish")
+        if recipe.finish and len(self._encoder()) < 2:
+            raise ArgumentError(f"{recipe.architecture} has no encoder of its own: leave out finish")
         device, width = dictionary.W_enc.device, dictionary.n_features
         lr = recipe.lr if recipe.lr is not None else 2e-4 / (width / 2**14) ** 0.5
         self.lr = lr
         self.optimizer = torch.optim.Adam(dictionary.parameters(), lr=lr, betas=recipe.betas, fused=True)
-        self.dead_after = recipe.dead_after or min(1_000_000, max(1, tokens // 10))
+        self.dead_after = recipe.dead_after or min(1_000_000, max(1, tokens // 50))
         self.clock = torch.zeros(width, dtype=torch.int64, device=device)
         start = recipe.coefficient if recipe.coefficient is not None else 0.0
         self.coefficient = torch.tensor(float(start), device=device)
@@ -142,13 +142,14 @@ class Trainer:
     def resample(self, x: Tensor, y: Tensor | None, seed: int) -> int:
         """Start dead features again at states that are badly reconstructed; how many.
 
-        A state is drawn with a probability proportional to its squared error. The feature's row becomes what is left
-        of it, at norm 1, and reads it with a fifth of the mean norm of the others; its bias and what Adam knows of it
-        are 0.
+        A state is drawn with a probability proportional to its squared error's square. The feature's row becomes what
+        is left of it, at norm 1, and reads it with ``reborn`` times the mean norm of the others; its bias and what Adam
+        knows of it are 0, and what else it has (a threshold, a magnitude) is the others' mean.
         """
         own = self.dictionary
         with torch.no_grad():
-            some = self.dead.nonzero()[:, 0]
+            dead = self.dead
+            some = dead.nonzero()[:, 0]
             if not len(some):
                 return 0
             errors = (x if y is None else y) - own(x)
@@ -161,12 +162,15 @@ class Trainer:
             if own.facts.is_transcoder:
                 reads = own.normalized(x[rows])
                 reads = reads / reads.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            alive = own.W_enc[~self.dead]
-            size = 0.2 * alive.norm(dim=1).mean() if len(alive) else own.W_enc.new_ones(())
-            own.W_dec[some], own.W_enc[some], own.b_enc[some] = left, reads * size, 0.0
-            for parameter in (own.W_dec, own.W_enc, own.b_enc):
-                for name in ("exp_avg", "exp_avg_sq"):
-                    self.optimizer.state[parameter][name][some] = 0
+            size = own.W_enc[~dead].norm(dim=1).mean() if len(some) < len(dead) else own.W_enc.new_ones(())
+            fresh = {"W_dec": left, "W_enc": reads * (size * own.reborn), "b_enc": 0.0}
+            for name, parameter in own.named_parameters():
+                if parameter.shape[:1] != dead.shape:
+                    continue
+                if name in fresh or len(some) < len(dead):
+                    parameter[some] = fresh[name] if name in fresh else parameter[~dead].mean(0)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.optimizer.state[parameter][moment][some] = 0
             self.clock[some] = 0
             return len(some)
 
