@@ -8,7 +8,7 @@ clock are tensors there. (A dictionary whose active entries vary in number, or s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,16 @@ class Trainer:
         """A mask of the features that are dead."""
         return self.clock > self.dead_after
 
-    def step(self, x: Tensor, y: Tensor | None = None) -> Losses:
-        """One step on a batch of states, and for transcoders what they are to become."""
+    def step(self, x: Tensor, y: Tensor | None = None, objective: Callable[[Losses], Tensor] | None = None) -> Losses:
+        """One step on a batch of states, and for transcoders what they are to become.
+
+        Parameters
+        ----------
+        x, y
+            States, and what is to be reconstructed.
+        objective
+            What is minimized in place of the squared error, where it is another.
+        """
         own, recipe = self.dictionary, self.recipe
         share = self.seen / self.tokens
         finishing = share >= 1 - recipe.finish
@@ -84,8 +92,10 @@ class Trainer:
         rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
         coefficient = self.coefficient * (0.0 if finishing else rising)
         losses = own.losses(x, y if own.facts.is_transcoder else None, coefficient=coefficient, dead=self.dead)
+        if objective is not None:
+            losses = losses._replace(total=losses.total - losses.error + objective(losses))
         self.optimizer.zero_grad()
-        losses.total.backward()
+        losses.total.backward(inputs=list(own.parameters()))
         with torch.no_grad():
             if finishing:
                 for parameter in self._encoder().values():
@@ -98,7 +108,7 @@ class Trainer:
             self.optimizer.step()
             own.after_step()
             self._count(losses, len(x))
-            self._follow(losses, started=rising >= 1)
+            self._follow(losses, share, started=rising >= 1)
             bad = ~losses.total.isfinite() & (self.broken_at < 0)
             self.broken_at = torch.where(bad, self.moved, self.broken_at)
         self.moved += 1
@@ -117,24 +127,27 @@ class Trainer:
             group["lr"] = self.lr * rise * max(0.0, fall)
 
     def _set_k(self, share: float) -> None:
-        """K falls from where it starts to the dictionary's own, by equal factors, over half the training."""
         if self.recipe.k_start is not None and self.k is not None:
-            left = max(0.0, 1 - 2 * share)
-            k = self.k * (self.recipe.k_start / self.k) ** left
+            k = self._falling(self.k, share)
             self.dictionary.k = k if isinstance(self.k, float) else round(k)
+
+    def _falling(self, active: float, share: float) -> float:
+        """How many are to be active: from ``k_start`` on it falls by equal factors over half the training."""
+        start = self.recipe.k_start
+        return active if start is None else active * (start / active) ** max(0.0, 1 - 2 * share)
 
     def _count(self, losses: Losses, tokens: int) -> None:
         self.clock += tokens
         self.clock.masked_fill_(losses.fired > 0, 0)
 
-    def _follow(self, losses: Losses, *, started: bool) -> None:
+    def _follow(self, losses: Losses, share: float, *, started: bool) -> None:
         """Move the coefficient toward the target of active features."""
         if self.recipe.l0 is None:
             return
         if self.moved == 0:  # a tenth of the error to begin with
             self.coefficient.copy_(0.1 * losses.error / losses.penalty.clamp_min(1e-12))
         elif started:
-            level = (losses.l0.clamp_min(1e-3) / self.recipe.l0).log()
+            level = (losses.l0.clamp_min(1e-3) / self._falling(self.recipe.l0, share)).log()
             trend = torch.where(self.level.isnan(), 0, level - self.level)  # since about a hundred steps ago
             self.level.copy_(torch.where(self.level.isnan(), level, self.level + 0.01 * (level - self.level)))
             self.coefficient.mul_((self.recipe.gain * (level + AHEAD * trend).clamp(-1, 1)).exp())
