@@ -168,8 +168,7 @@ def train_dictionaries(
                 for name, trainer in trainers.items():
                     x, y = _of(pool, trainer.recipe, rows)
                     losses = trainer.step(x, y)
-                    every = trainer.recipe.resample_every
-                    if every and trainer.moved % every == 0 and before < n_tokens * (1 - trainer.recipe.decay):
+                    if trainer.resamples:
                         trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
                         points[name].append(point_of(trainer, losses, y))

@@ -152,6 +152,12 @@ class Trainer:
             self.level.copy_(torch.where(self.level.isnan(), level, self.level + 0.01 * (level - self.level)))
             self.coefficient.mul_((self.recipe.gain * (level + AHEAD * trend).clamp(-1, 1)).exp())
 
+    @property
+    def resamples(self) -> bool:
+        """Whether dead features are to start again now: every so many steps, until the rate falls."""
+        every = self.recipe.resample_every
+        return every is not None and self.moved % every == 0 and self.seen < self.tokens * (1 - self.recipe.decay)
+
     def resample(self, x: Tensor, y: Tensor | None, seed: int) -> int:
         """Start dead features again at states that are badly reconstructed; how many.
 
