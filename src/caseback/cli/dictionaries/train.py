@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -43,6 +43,19 @@ def train(
         int, Option("--tokens", min=1, max=2**32, help="Tokens that each dictionary sees.")
     ] = 1_000_000,
     step_tokens: Annotated[int, Option(min=1, help="Tokens of a step.")] = 4096,
+    end_to_end: Annotated[
+        float,
+        Option(
+            min=0,
+            max=1,
+            help="The share of the tokens, the last, in which it is trained through the rest of the model: 1 is end to "
+            "end, 0.05 a fine-tune by KL.",
+        ),
+    ] = 0,
+    beside: Annotated[
+        Literal["nothing", "later", "error"] | None,
+        Option(help="What is minimized beside KL there: by default nothing, and the error in a fine-tune."),
+    ] = None,
     lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None,
     stored: Stored = Stored().worded(
         max_length="Tokens of a row at most; by default 128, or the model's context if that is less.",
@@ -55,7 +68,14 @@ def train(
     if stored.store is None:
         raise CasebackError("name a folder for the dictionaries: --store FOLDER")
     with quiet():
-        from caseback.decode.dictionaries import Recipe, Trained, architecture_of, save_dictionary, train_dictionaries
+        from caseback.decode.dictionaries import (
+            Recipe,
+            Trained,
+            architecture_of,
+            save_dictionary,
+            train_dictionaries,
+            train_end_to_end,
+        )
         from caseback.jobs.whole_file import make_folder
         from caseback.reports.concepts.training import training_document
         from caseback.views.page.kinds import write_page
@@ -81,19 +101,32 @@ def train(
                 write_page(training_document(model, so_far), output.html)
                 shown[0] = time.monotonic()
 
-        trained = train_dictionaries(
-            model,
-            corpus,
-            recipes,
-            n_tokens=n_tokens,
-            step_tokens=step_tokens,
-            pool_tokens=max(2**17, step_tokens),
-            length=stored.max_length,
-            seed=seed.seed,
-            checkpoint=folder / "training",
-            progress=True,
-            watch=None if output.html is None else show,
-        )
+        how: Any = {"step_tokens": step_tokens, "length": stored.max_length, "seed": seed.seed, "progress": True}
+        through = round(end_to_end * n_tokens)
+        trained = None
+        if through < n_tokens:
+            trained = train_dictionaries(
+                model,
+                corpus,
+                recipes,
+                n_tokens=n_tokens - through,
+                pool_tokens=max(2**17, step_tokens),
+                checkpoint=folder / "training",
+                watch=None if output.html is None else show,
+                **how,
+            )
+        if through:
+            trained = train_end_to_end(
+                model,
+                corpus,
+                recipes,
+                start=None if trained is None else [one.dictionary for one in trained],
+                beside=beside or ("nothing" if trained is None else "error"),
+                n_tokens=through,
+                checkpoint=folder / "training-end-to-end",
+                **{**how, "step_tokens": min(step_tokens, 1024)},  # all of a step's logits are held at once
+            )
+        assert trained is not None
         paths = [folder / f"{one.name}.safetensors" for one in trained]
         for one, path in zip(trained, paths, strict=True):
             save_dictionary(one.dictionary, path)

@@ -83,6 +83,7 @@ class Dictionary(Displayed, nn.Module):
 
     architecture: ClassVar[str] = ""
     signed: ClassVar[bool] = False  # whether codes may be negative
+    unit_rows: ClassVar[bool] = False  # whether its penalty needs rows of W_dec whose norm is 1
     reborn: ClassVar[float] = 1.0  # how long a resampled feature's row of W_enc is, in mean lengths
     options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
 

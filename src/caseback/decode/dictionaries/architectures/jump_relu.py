@@ -33,8 +33,8 @@ class JumpReLU(Dictionary):
     Parameters
     ----------
     bandwidth
-        eps, in units of the normalized score: a tenth of what a code is where states have the norm sqrt(d). With .05 few
-        tokens teach a threshold, and planted features are missed; published ones of states of norm 1 have .001.
+        eps, in units of the normalized score: a tenth of what a code is where states have the norm sqrt(d). With .05
+        few tokens teach a threshold, and planted features are missed; published ones of states of norm 1 have .001.
     threshold
         Where thresholds start.
     sparsity

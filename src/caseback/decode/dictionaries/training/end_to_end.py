@@ -190,7 +190,7 @@ def train_end_to_end(
                     trainer.begin(x, y)
                 target = Through(model, trainer.dictionary, spliced[name], clean, beside, beside_weight)
                 losses = trainer.step(x, y, target)
-                if trainer.resamples:
+                if trainer.recipe.resample_every and trainer.resamples:  # what is large may be of no use
                     trainer.resample(x, y, trainer.moved)
                 if (number + 1) % report_every == 0 or last or number == 0:
                     points[name].append([*point_of(trainer, losses, y), *target.parts.tolist()])

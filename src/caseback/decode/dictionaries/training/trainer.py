@@ -22,6 +22,10 @@ MANY = 8.0
 """Features that are active at the start, in multiples of the target, where thresholds can be set so."""
 AHEAD = 3.0
 """How far the coefficient looks ahead: active features answer late, and it would overshoot."""
+RESAMPLES = 20
+"""How often dead features start again in a training, unless its recipe says after how many steps."""
+DRAWN_FROM = 2**14
+"""States of a pool that resampled features are drawn from."""
 _SCALARS = ("coefficient", "level", "broken_at")
 
 
@@ -50,7 +54,7 @@ class Trainer:
         self.coefficient = torch.tensor(float(start), device=device)
         self.level = torch.tensor(torch.nan, device=device)  # log(L0 / target), smoothed
         self.k: float | None = getattr(dictionary, "k", None)
-        self.seen, self.moved = 0, 0
+        self.before, self.seen, self.moved = 0, 0, 0  # tokens before the last step, tokens, steps
         self.broken_at = torch.tensor(-1, device=device)
 
     def begin(self, x: Tensor, y: Tensor) -> None:
@@ -92,8 +96,10 @@ class Trainer:
         rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
         coefficient = self.coefficient * (0.0 if finishing else rising)
         losses = own.losses(x, y if own.facts.is_transcoder else None, coefficient=coefficient, dead=self.dead)
+        main = losses.error
         if objective is not None:
-            losses = losses._replace(total=losses.total - losses.error + objective(losses))
+            main = objective(losses)
+            losses = losses._replace(total=losses.total - losses.error + main)
         self.optimizer.zero_grad()
         losses.total.backward(inputs=list(own.parameters()))
         with torch.no_grad():
@@ -108,11 +114,11 @@ class Trainer:
             self.optimizer.step()
             own.after_step()
             self._count(losses, len(x))
-            self._follow(losses, share, started=rising >= 1)
+            self._follow(losses, main, share, started=rising >= 1)
             bad = ~losses.total.isfinite() & (self.broken_at < 0)
             self.broken_at = torch.where(bad, self.moved, self.broken_at)
         self.moved += 1
-        self.seen += len(x)
+        self.before, self.seen = self.seen, self.seen + len(x)
         return losses
 
     def _encoder(self) -> dict[str, nn.Parameter]:
@@ -140,12 +146,12 @@ class Trainer:
         self.clock += tokens
         self.clock.masked_fill_(losses.fired > 0, 0)
 
-    def _follow(self, losses: Losses, share: float, *, started: bool) -> None:
+    def _follow(self, losses: Losses, main: Tensor, share: float, *, started: bool) -> None:
         """Move the coefficient toward the target of active features."""
         if self.recipe.l0 is None:
             return
         if self.moved == 0:  # a tenth of the error to begin with
-            self.coefficient.copy_(0.1 * losses.error / losses.penalty.clamp_min(1e-12))
+            self.coefficient.copy_(0.1 * main / losses.penalty.clamp_min(1e-12))
         elif started:
             level = (losses.l0.clamp_min(1e-3) / self._falling(self.recipe.l0, share)).log()
             trend = torch.where(self.level.isnan(), 0, level - self.level)  # since about a hundred steps ago
@@ -155,8 +161,11 @@ class Trainer:
     @property
     def resamples(self) -> bool:
         """Whether dead features are to start again now: every so many steps, until the rate falls."""
-        every = self.recipe.resample_every
-        return every is not None and self.moved % every == 0 and self.seen < self.tokens * (1 - self.recipe.decay)
+        if self.seen >= self.tokens * (1 - self.recipe.decay) or not isinstance(self.recipe.site, str):
+            return False
+        if self.recipe.resample_every is None:
+            return self.seen * RESAMPLES // self.tokens > self.before * RESAMPLES // self.tokens
+        return self.recipe.resample_every > 0 and self.moved % self.recipe.resample_every == 0
 
     def resample(self, x: Tensor, y: Tensor | None, seed: int) -> int:
         """Start dead features again at states that are badly reconstructed; how many.
@@ -171,7 +180,8 @@ class Trainer:
             some = dead.nonzero()[:, 0]
             if not len(some):
                 return 0
-            errors = (x if y is None else y) - own(x)
+            x, y = x[:DRAWN_FROM], (x if y is None else y)[:DRAWN_FROM]
+            errors = y - torch.cat([own(part) for part in x.split(1024)])
             draw = torch.Generator().manual_seed(seed)
             weights = errors.square().sum(-1).cpu().double().square()
             rows = torch.multinomial(weights, len(some), replacement=True, generator=draw).to(x.device)
