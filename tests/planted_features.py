@@ -7,7 +7,21 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from caseback.decode.dictionaries import Dictionary, JumpReLU
+from caseback.decode.dictionaries import Dictionary, JumpReLU, Recipe, architecture_of, train_dictionaries
+
+QUICK: dict[str, Any] = {"lr": 1e-2, "k_start": 8}
+CHOSEN: dict[str, dict[str, Any]] = {
+    "topk": QUICK,
+    "batch_topk": QUICK,
+    "jump_relu": QUICK,
+    "gated": {"lr": 1e-2},
+    "standard": QUICK,
+    "p_annealing": QUICK,
+    "matryoshka": {**QUICK, "options": {"weights": [1.0, 1.0, 1.0, 1.0, 12.0]}},
+    "abs_topk": QUICK,
+    "matching_pursuit": QUICK,
+}
+"""What a recipe has beside its width and k, or target, so that planted features are found."""
 
 
 class Planted:
@@ -124,3 +138,21 @@ def recovered(one: Dictionary, planted: Planted, n: int = 4096) -> float:
         cosines = cosines.abs()
     at = linear_sum_assignment(cosines.numpy(), maximize=True)
     return float(cosines.numpy()[at].mean())
+
+
+def recipe_of(kind: str, seed: int, **more: Any) -> Recipe:
+    """A recipe of as many features as there are, two active at once."""
+    options = more.pop("options", {})
+    asked: dict[str, Any] = (
+        {"options": {"k": 2, **options}} if "k" in architecture_of(kind).options else {"l0": 2.0, "options": options}
+    )
+    return Recipe(site="resid_post.0", architecture=kind, width=64, seed=seed + 10, **asked, **more)
+
+
+def found(kind: str, seed: int, *, shuffled: bool = False, **more: Any) -> float:
+    """How much of the planted features a training finds."""
+    planted = Planted(active=2, signed=kind == "abs_topk", seed=seed)
+    states = {"resid_post.0": (planted.shuffled if shuffled else planted.states)(200_000)}
+    how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
+    (one,) = train_dictionaries(None, states, recipe_of(kind, seed, **more), **how)
+    return recovered(one.dictionary, planted)

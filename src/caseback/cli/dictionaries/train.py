@@ -11,7 +11,7 @@ from caseback.cli.inputs import names_in, numbers
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed, Stored
 from caseback.cli.with_options import with_options
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, OutOfRange
 
 EVERY = 5.0  # seconds between two writings of the page
 
@@ -46,8 +46,6 @@ def train(
     end_to_end: Annotated[
         float,
         Option(
-            min=0,
-            max=1,
             help="The share of the tokens, the last, in which it is trained through the rest of the model: 1 is end to "
             "end, 0.05 a fine-tune by KL.",
         ),
@@ -67,6 +65,8 @@ def train(
     """Train sparse dictionaries on a model's states."""
     if stored.store is None:
         raise CasebackError("name a folder for the dictionaries: --store FOLDER")
+    if not 0 <= end_to_end <= 1:
+        raise OutOfRange(f"--end-to-end is {end_to_end:g}: expected a share of the tokens, from 0 to 1")
     with quiet():
         from caseback.decode.dictionaries import (
             Recipe,

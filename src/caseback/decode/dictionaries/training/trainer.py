@@ -183,7 +183,9 @@ class Trainer:
             x, y = x[:DRAWN_FROM], (x if y is None else y)[:DRAWN_FROM]
             errors = y - torch.cat([own(part) for part in x.split(1024)])
             draw = torch.Generator().manual_seed(seed)
-            weights = errors.square().sum(-1).cpu().double().square()
+            weights = errors.square().sum(-1).cpu().double().square().nan_to_num(0, 0, 0)
+            if not bool(weights.sum() > 0):
+                return 0
             rows = torch.multinomial(weights, len(some), replacement=True, generator=draw).to(x.device)
             left = errors[rows].to(own.W_dec.dtype)
             left = left / left.norm(dim=1, keepdim=True).clamp_min(1e-12)
