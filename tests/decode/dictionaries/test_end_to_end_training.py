@@ -136,6 +136,7 @@ def test_gradients_are_those_of_finite_differences(beside, normalization):
         assert all(p.grad is before[name] for name, p in model.hf.named_parameters())
         draw = torch.Generator().manual_seed(0)
         for name, parameter in own.named_parameters():
+            assert parameter.grad is not None
             way = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
             slope, held = float((parameter.grad * way).sum()), parameter.data.clone()
             values = []

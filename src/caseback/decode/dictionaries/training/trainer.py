@@ -9,6 +9,7 @@ clock are tensors there. (A dictionary whose active entries vary in number, or s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,8 +135,9 @@ class Trainer:
 
     def _set_k(self, share: float) -> None:
         if self.recipe.k_start is not None and self.k is not None:
+            own: Any = self.dictionary
             k = self._falling(self.k, share)
-            self.dictionary.k = k if isinstance(self.k, float) else round(k)
+            own.k = k if isinstance(self.k, float) else round(k)
 
     def _falling(self, active: float, share: float) -> float:
         """How many are to be active: from ``k_start`` on it falls by equal factors over half the training."""
