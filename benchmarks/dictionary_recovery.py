@@ -28,7 +28,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for kind in asked.only.split(","):
-        for name, more in (("defaults", {}), ("chosen", CHOSEN[kind])):
+        for name, more in (("defaults", {}), *([("chosen", CHOSEN[kind])] if CHOSEN[kind] else [])):
             row = [found(kind, seed, **more) for seed in asked.seeds]
             print(f"{kind:17} {name:9} {' '.join(f'{x:.3f}' for x in row)}  {more or ''}", flush=True)
     chance = [found("topk", seed, shuffled=True, **CHOSEN["topk"]) for seed in asked.seeds]

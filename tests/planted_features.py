@@ -11,14 +11,10 @@ from caseback.decode.dictionaries import Dictionary, Recipe, architecture_of, tr
 
 QUICK: dict[str, Any] = {"lr": 1e-2, "k_start": 8}
 CHOSEN: dict[str, dict[str, Any]] = {
-    "topk": QUICK,
-    "batch_topk": QUICK,
-    "jump_relu": QUICK,
+    **dict.fromkeys(("topk", "batch_topk", "abs_topk", "standard", "p_annealing"), {}),
     "gated": {"lr": 1e-2},
-    "standard": QUICK,
-    "p_annealing": QUICK,
-    "matryoshka": {},
-    "abs_topk": QUICK,
+    "jump_relu": QUICK,
+    "matryoshka": {**QUICK, "options": {"weights": [1.0, 1.0, 1.0, 1.0, 12.0]}},
     "matching_pursuit": QUICK,
 }
 """What a recipe has beside its width and k, or target, so that planted features are found."""
