@@ -7,7 +7,17 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from caseback.decode.dictionaries import Dictionary, JumpReLU
+from caseback.decode.dictionaries import Dictionary, Recipe, architecture_of, train_dictionaries
+
+QUICK: dict[str, Any] = {"lr": 1e-2, "k_start": 8}
+CHOSEN: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("topk", "batch_topk", "abs_topk", "standard", "p_annealing"), {}),
+    "gated": {"lr": 1e-2},
+    "jump_relu": QUICK,
+    "matryoshka": {**QUICK, "options": {"weights": [1.0, 1.0, 1.0, 1.0, 12.0]}},
+    "matching_pursuit": QUICK,
+}
+"""What a recipe has beside its width and k, or target, so that planted features are found."""
 
 
 class Planted:
@@ -63,55 +73,29 @@ def trained(
     steps: int = 1500,
     n: int = 512,
     lr: float = 3e-3,
-    coefficient: float = 0.0,
     dead_after: int = 100,
-    k_start: float | None = None,
-    rise: float = 0.2,
-    resample_every: int = 0,
 ) -> Dictionary:
     """A dictionary after so many steps of Adam, whose rate falls over the last third.
 
     ``states`` gives states, or states and their targets.
     """
     optimizer = torch.optim.Adam(one.parameters(), lr=lr)
-    silent, draw = torch.zeros(one.n_features), torch.Generator().manual_seed(0)
-    k: Any = getattr(one, "k", None)
+    silent = torch.zeros(one.n_features)
     for step in range(steps):
         share = step / steps
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, 3 * (1 - share))
         one.at(share)
-        if k is not None and k_start is not None:  # k falls by equal factors over the first half
-            own = k * (k_start / k) ** max(0.0, 1 - 2 * share)
-            one.k = own if isinstance(k, float) else round(own)  # pyright: ignore[reportAttributeAccessIssue]
         given = states(n)
         x, y = given if isinstance(given, tuple) else (given, None)
-        losses = one.losses(x, y, coefficient=coefficient * min(1.0, share / rise), dead=silent > dead_after)
+        losses = one.losses(x, y, dead=silent > dead_after)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
         with torch.no_grad():
             one.after_step()
         silent = torch.where(losses.fired > 0, 0.0, silent + 1)
-        if resample_every and step % resample_every == 0 and share < 0.7:
-            _resample(one, x, silent > resample_every / 2, draw)
     return one.eval()
-
-
-@torch.no_grad()
-def _resample(one: Dictionary, x: Tensor, dead: Tensor, draw: torch.Generator) -> None:
-    """Start dead features again at what is left of the states, the worse reconstructed the likelier (Bricken et al. 2023)."""
-    if not dead.any() or dead.all():
-        return
-    errors = x - one(x)
-    rows = errors[torch.multinomial(errors.square().sum(-1).square(), int(dead.sum()), generator=draw)]
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    one.W_dec[dead] = rows * one.W_dec[~dead].norm(dim=1).mean()
-    one.W_enc[dead] = rows * one.W_enc[~dead].norm(dim=1).mean()
-    if one.b_enc is not None:
-        one.b_enc[dead] = 0.0
-    if isinstance(one, JumpReLU):
-        one.threshold[dead] = one.threshold[~dead].mean()
 
 
 def recovered(one: Dictionary, planted: Planted, n: int = 4096) -> float:
@@ -124,3 +108,21 @@ def recovered(one: Dictionary, planted: Planted, n: int = 4096) -> float:
         cosines = cosines.abs()
     at = linear_sum_assignment(cosines.numpy(), maximize=True)
     return float(cosines.numpy()[at].mean())
+
+
+def recipe_of(kind: str, seed: int, **more: Any) -> Recipe:
+    """A recipe of as many features as there are, two active at once."""
+    options = more.pop("options", {})
+    asked: dict[str, Any] = (
+        {"options": {"k": 2, **options}} if "k" in architecture_of(kind).options else {"l0": 2.0, "options": options}
+    )
+    return Recipe(site="resid_post.0", architecture=kind, width=64, seed=seed + 10, **asked, **more)
+
+
+def found(kind: str, seed: int, *, shuffled: bool = False, **more: Any) -> float:
+    """How much of the planted features a training finds."""
+    planted = Planted(active=2, signed=kind == "abs_topk", seed=seed)
+    states = {"resid_post.0": (planted.shuffled if shuffled else planted.states)(200_000)}
+    how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
+    (one,) = train_dictionaries(None, states, recipe_of(kind, seed, **more), **how)
+    return recovered(one.dictionary, planted)

@@ -73,14 +73,20 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
             **{"threshold": 0.1, "facts": None, "seed": 0},
         },
         "dictionary.Dictionary": {"d_in": 16, "n_features": 32, "skip": False},
-        "dictionary.Losses": dict.fromkeys(("total", "error", "penalty", "auxiliary", "l0", "fired"), torch.zeros(())),
+        "dictionary.Losses": dict.fromkeys(
+            ("total", "error", "penalty", "auxiliary", "l0", "fired", "errors"), torch.zeros(())
+        ),
         "attach.attach": {"dictionaries": own, "name": "seen"},
         "save_dictionary": {"dictionary": own},
         "architecture_of": {"name": "topk"},
         "recipe.Recipe": {"site": "resid_post.0", "skip": False, "target": None, "name": "one"},
         "attach.attached": {"dictionaries": own, "name": "looked_at"},
-        "train.Trained": {"dictionary": own, "curve": effects},
+        "curves.Trained": {"dictionary": own, "curve": effects},
         "train_dictionaries": {"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)]},
+        "train_end_to_end": {
+            **{"corpus": [TEXT, OTHER], "recipes": [Recipe(site="resid_post.0", width=32)], "start": None},
+            **{"n_tokens": 40, "step_tokens": 20},
+        },
         "reading.": {"dictionary": own, "features": [1]},
         "explain_features": {"dictionary": own, "rules": 2, "window": 4, "least_windows": 1, "features": [1]},
         "neuron_factors": {"n_factors": 2, "steps": 20},

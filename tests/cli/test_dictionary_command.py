@@ -66,6 +66,19 @@ def test_trained_measured_read_and_converted(capsys, corpus, tmp_path):
     assert json.loads(answered(capsys, "list", "--model", "gemma-2-2b", "--json"))
 
 
+def test_trained_end_to_end_or_only_at_the_end(capsys, corpus, tmp_path):
+    options = ["--site", "resid_post:1", "--width", "64", "--k", "4", "--tokens", "600", "--step-tokens", "100"]
+    for share, beside in (("1", "later"), ("0.5", None)):
+        more = ["--end-to-end", share, *(["--beside", beside] if beside else [])]
+        asked = ["train", str(corpus), *options, *more, "--store", str(tmp_path / share), "--json"]
+        (one,) = json.loads(answered(capsys, *asked))["dictionaries"]
+        assert one["curve"]["tokens"][-1] >= 600 * float(share) and min(one["curve"]["kl"]) > 0
+        assert load(tmp_path / share / one["file"]).n_features == 64
+    assert "end-to-end" in refused(
+        capsys, "train", str(corpus), *options, "--end-to-end", "2", "--store", str(tmp_path)
+    )
+
+
 def test_what_cannot_be_done_is_one_line(capsys, corpus, tmp_path):
     assert "--store FOLDER" in refused(capsys, "train", str(corpus))
     assert "no architecture is called 'tokp'" in refused(

@@ -170,7 +170,7 @@ def test_a_pool_has_each_token_of_its_rows_once_and_none_in_front():
     pools = ModelPools(model, rows, ["resid_post.2", "embed"], 10_000, seed=0, sink=None)
     run = model.run([row.ids for row in rows], read=["resid_post.2"])
     wanted = run["resid_post", 2][run.tokens.mask & (run.tokens.mask.cumsum(1) > 1)]
-    once = pools._block(0)
+    once = pools.block(0)
     assert sorted(once.document.tolist())[: len(rows)] and len(once) >= len(rows)
     got = pools.pool(0)["resid_post.2"]
     n = len(wanted)

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -11,7 +11,7 @@ from caseback.cli.inputs import names_in, numbers
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed, Stored
 from caseback.cli.with_options import with_options
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, OutOfRange
 
 EVERY = 5.0  # seconds between two writings of the page
 
@@ -43,6 +43,17 @@ def train(
         int, Option("--tokens", min=1, max=2**32, help="Tokens that each dictionary sees.")
     ] = 1_000_000,
     step_tokens: Annotated[int, Option(min=1, help="Tokens of a step.")] = 4096,
+    end_to_end: Annotated[
+        float,
+        Option(
+            help="The share of the tokens, the last, in which it is trained through the rest of the model: 1 is end to "
+            "end, 0.05 a fine-tune by KL.",
+        ),
+    ] = 0,
+    beside: Annotated[
+        Literal["nothing", "later", "error"] | None,
+        Option(help="What is minimized beside KL there: by default nothing, and the error in a fine-tune."),
+    ] = None,
     lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None,
     stored: Stored = Stored().worded(
         max_length="Tokens of a row at most; by default 128, or the model's context if that is less.",
@@ -54,8 +65,17 @@ def train(
     """Train sparse dictionaries on a model's states."""
     if stored.store is None:
         raise CasebackError("name a folder for the dictionaries: --store FOLDER")
+    if not 0 <= end_to_end <= 1:
+        raise OutOfRange(f"--end-to-end is {end_to_end:g}: expected a share of the tokens, from 0 to 1")
     with quiet():
-        from caseback.decode.dictionaries import Recipe, Trained, architecture_of, save_dictionary, train_dictionaries
+        from caseback.decode.dictionaries import (
+            Recipe,
+            Trained,
+            architecture_of,
+            save_dictionary,
+            train_dictionaries,
+            train_end_to_end,
+        )
         from caseback.jobs.whole_file import make_folder
         from caseback.reports.concepts.training import training_document
         from caseback.views.page.kinds import write_page
@@ -81,19 +101,32 @@ def train(
                 write_page(training_document(model, so_far), output.html)
                 shown[0] = time.monotonic()
 
-        trained = train_dictionaries(
-            model,
-            corpus,
-            recipes,
-            n_tokens=n_tokens,
-            step_tokens=step_tokens,
-            pool_tokens=max(2**17, step_tokens),
-            length=stored.max_length,
-            seed=seed.seed,
-            checkpoint=folder / "training",
-            progress=True,
-            watch=None if output.html is None else show,
-        )
+        how: Any = {"step_tokens": step_tokens, "length": stored.max_length, "seed": seed.seed, "progress": True}
+        through = round(end_to_end * n_tokens)
+        trained = None
+        if through < n_tokens:
+            trained = train_dictionaries(
+                model,
+                corpus,
+                recipes,
+                n_tokens=n_tokens - through,
+                pool_tokens=max(2**17, step_tokens),
+                checkpoint=folder / "training",
+                watch=None if output.html is None else show,
+                **how,
+            )
+        if through:
+            trained = train_end_to_end(
+                model,
+                corpus,
+                recipes,
+                start=None if trained is None else [one.dictionary for one in trained],
+                beside=beside or ("nothing" if trained is None else "error"),
+                n_tokens=through,
+                checkpoint=folder / "training-end-to-end",
+                **{**how, "step_tokens": min(step_tokens, 1024)},  # all of a step's logits are held at once
+            )
+        assert trained is not None
         paths = [folder / f"{one.name}.safetensors" for one in trained]
         for one, path in zip(trained, paths, strict=True):
             save_dictionary(one.dictionary, path)

@@ -54,8 +54,10 @@ from caseback.decode.dictionaries.formats.published import published
 from caseback.decode.dictionaries.formats.saved_dictionaries import load_dictionary, save_dictionary
 from caseback.decode.dictionaries.registry import architecture, architecture_of, architectures
 from caseback.decode.dictionaries.toy_models import superposition_phases, toy_superposition
+from caseback.decode.dictionaries.training.curves import Trained
+from caseback.decode.dictionaries.training.end_to_end import train_end_to_end
 from caseback.decode.dictionaries.training.recipe import Recipe
-from caseback.decode.dictionaries.training.train import Trained, train_dictionaries
+from caseback.decode.dictionaries.training.train import train_dictionaries
 
 __all__ = [
     "FORMATS",
@@ -116,6 +118,7 @@ __all__ = [
     "write_explanations",
     "write_features",
     "train_dictionaries",
+    "train_end_to_end",
     "superposition_phases",
     "toy_superposition",
 ]

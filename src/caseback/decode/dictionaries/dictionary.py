@@ -49,6 +49,8 @@ class Losses(NamedTuple):
         Active features a token.
     fired
         (feature), at how many tokens each is active.
+    errors
+        (token, d), what is not reconstructed, normalized; the gradient of the reconstruction passes through it.
     """
 
     total: Tensor
@@ -57,6 +59,7 @@ class Losses(NamedTuple):
     auxiliary: Tensor
     l0: Tensor
     fired: Tensor
+    errors: Tensor
 
 
 @checked
@@ -80,6 +83,8 @@ class Dictionary(Displayed, nn.Module):
 
     architecture: ClassVar[str] = ""
     signed: ClassVar[bool] = False  # whether codes may be negative
+    unit_rows: ClassVar[bool] = False  # whether its penalty needs rows of W_dec whose norm is 1
+    reborn: ClassVar[float] = 1.0  # how long a resampled feature's row of W_enc is, in mean lengths
     options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
 
     W_skip: nn.Parameter | None
@@ -255,6 +260,14 @@ class Dictionary(Displayed, nn.Module):
         assert factor is not None
         return written / factor
 
+    def reconstructed(self, losses: Losses, x: Tensor, target: Tensor) -> Float[Tensor, "token d_out"]:
+        """What a step's codes reconstructed of its target, in the target's units."""
+        if self.facts.normalization in ("none", "scale"):
+            return target - losses.errors / self.out_scale
+        _, factor = self._factors(self._expected(x))
+        assert factor is not None
+        return target - losses.errors / factor
+
     def slopes(self, feature: Int[Tensor, " entry"]) -> Float[Tensor, " entry"]:
         """How much a code grows with its score, where the feature is active."""
         return torch.ones(len(feature), dtype=self.W_enc.dtype, device=self.W_enc.device)
@@ -345,7 +358,7 @@ class Dictionary(Displayed, nn.Module):
             active = codes != 0
             fired = active.sum(0) if pattern is None else pattern.only(active).counts()
         total = error + coefficient * penalty + auxiliary
-        return Losses(total, error, penalty, auxiliary, fired.sum() / len(x), fired)
+        return Losses(total, error, penalty, auxiliary, fired.sum() / len(x), fired, errors)
 
     def errors(self, codes: Tensor, pattern: Pattern | None, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """What is not reconstructed at each token, and the loss of it.

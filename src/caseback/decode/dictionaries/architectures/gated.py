@@ -34,6 +34,7 @@ class Gated(Dictionary):
         Whether the decoder is a constant in the gate's own term, as in the paper; SAELens lets it learn there too.
     """
 
+    unit_rows = True
     options = ("frozen",)
 
     def __init__(self, *sizes: Any, frozen: bool = True, **options: Any):

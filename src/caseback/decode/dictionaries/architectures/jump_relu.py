@@ -33,7 +33,8 @@ class JumpReLU(Dictionary):
     Parameters
     ----------
     bandwidth
-        eps, in units of the normalized score; .05 suits states of norm sqrt(d), .001 of norm 1.
+        eps, in units of the normalized score: a tenth of what a code is where states have the norm sqrt(d). With .05
+        few tokens teach a threshold, and planted features are missed; published ones of states of norm 1 have .001.
     threshold
         Where thresholds start.
     sparsity
@@ -51,7 +52,7 @@ class JumpReLU(Dictionary):
     def __init__(
         self,
         *sizes: Any,
-        bandwidth: float = 0.05,
+        bandwidth: float = 0.5,
         threshold: float = 0.01,
         sparsity: Penalty = "l0",
         l0: float = 32.0,

@@ -104,7 +104,7 @@ class MatchingPursuit(Dictionary):
         error, nothing = left.square().sum(-1).mean(), left.new_zeros(())
         token = taken.nonzero()[:, 0]
         fired = Pattern(token, feature[taken], len(x), self.n_features).counts()
-        return Losses(error, error, nothing, nothing, fired.sum() / len(x), fired)
+        return Losses(error, error, nothing, nothing, fired.sum() / len(x), fired, left)
 
     @torch.no_grad()
     def pursue(self, left: Float[Tensor, "token d"]) -> tuple[Int[Tensor, "token k"], Bool[Tensor, "token k"]]:

@@ -18,6 +18,8 @@ from caseback.decode.dictionaries.registry import architecture
 class Standard(Dictionary):
     """Rectified scores with an L1 penalty."""
 
+    reborn = 0.2  # Bricken et al. 2023: of positive scores all are active, and a long row would be so everywhere
+
     def keep(self, scores: Tensor) -> Tensor:
         return scores > 0
 

@@ -85,7 +85,7 @@ class ModelPools:
 
     def pool(self, number: int) -> dict[str, Tensor]:
         """See ``Pools``."""
-        block = self._block(number)
+        block = self.block(number)
         states: dict[str, list[Tensor]] = {str(site): [] for site in self.sites}
         batch_tokens = limit("stream_tokens", self.model.device)
         for tokens, rows in block.batches(batch_tokens):
@@ -97,7 +97,7 @@ class ModelPools:
         joined = {name: torch.cat(parts) for name, parts in states.items()}
         return _mixed(joined, self.sink, [self.seed, number])
 
-    def _block(self, number: int) -> Block:
+    def block(self, number: int) -> Block:
         """The rows of a pool: those between two multiples of its size, in the drawn order of their epoch."""
         per_epoch = int(self.sizes.sum())
         first, last = number * self.tokens, (number + 1) * self.tokens

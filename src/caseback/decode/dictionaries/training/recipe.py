@@ -45,8 +45,8 @@ class Recipe:
     gain
         How fast the coefficient follows the target, a step.
     k_start
-        Active features a token at the start, for architectures with a ``k``: it falls to ``k`` over half the training,
-        by equal factors. Fewer features die, or share what two should have.
+        Active features a token at the start: ``k``, or the target ``l0``, is reached over half the training, by equal
+        factors. Fewer features die, or share what two should have.
     lr, betas, clip
         Of Adam; the rate is 2e-4 / sqrt(F / 2^14) by default (Gao et al. 2024). A first beta of 0 leaves fewer dead
         features in wide dictionaries (Templeton et al. 2024). ``clip`` bounds the gradient's norm.
@@ -58,12 +58,13 @@ class Recipe:
     centered
         Whether ``b_dec``, which starts at the mean state, is subtracted from what is read; never for transcoders.
     unit_rows
-        Whether rows of ``W_dec`` keep the norm 1; by default where nothing is penalized.
+        Whether rows of ``W_dec`` keep the norm 1; by default where nothing is penalized, and for gated ones, whose
+        penalty would shrink rows for which magnitudes make up.
     dead_after
-        Tokens without activity after which a feature is dead; a million by default, or a tenth of the training.
+        Tokens without activity after which a feature is dead; a million by default, or a fiftieth of the training.
     resample_every
-        Steps after which dead features start again at badly reconstructed states (Bricken et al. 2023); never by
-        default.
+        Steps after which dead features start again at badly reconstructed states (Bricken et al. 2023), until the rate
+        falls; by default a twentieth of the training, 0 for never. Of one site alone.
     finish
         The share of the training, at its end, in which the encoder rests and nothing is penalized: codes that a
         penalty shrank grow back (Wright & Sharkey 2024).
@@ -105,11 +106,15 @@ class Recipe:
         for name in ("warmup", "decay", "finish"):
             if not 0 <= getattr(self, name) < 1:
                 raise OutOfRange(f"{name} is {getattr(self, name)}: expected a share of the training, from 0 to 1")
-        for name in ("expansion", "width", "l0", "k_start", "lr", "clip", "dead_after", "resample_every", "gain"):
+        for name in ("expansion", "width", "l0", "k_start", "lr", "clip", "dead_after", "gain"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise OutOfRange(f"{name} is {getattr(self, name)}: expected more than 0")
         if not self.sites or len(self.sites) != len(self.targets):
             raise ArgumentError(f"sites {list(self.sites)} and targets {list(self.targets)}: expected as many of each")
+        if self.resample_every is not None and self.resample_every < 0:
+            raise OutOfRange(f"resample_every is {self.resample_every}: expected steps, or 0 for never")
+        if self.resample_every and not isinstance(self.site, str):
+            raise ArgumentError("resample_every is for dictionaries of one site: leave it out")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise OutOfRange(f"betas are {self.betas}: expected two numbers from 0 to less than 1")
         if self.l0 is not None and self.coefficient is not None:
@@ -148,7 +153,9 @@ class Recipe:
         transcoder = self.targets != self.sites
         if transcoder and self.normalization in ("layer_norm", "unit_norm"):
             raise ArgumentError(f"a transcoder cannot be trained with {self.normalization}: give 'scale' or 'none'")
-        unit_rows = self.unit_rows if self.unit_rows is not None else self.l0 is None and self.coefficient is None
+        unit_rows = self.unit_rows
+        if unit_rows is None:
+            unit_rows = kind.unit_rows or (self.l0 is None and self.coefficient is None)
         facts = Facts(
             site=_place(self.sites),
             target=_place(self.targets),

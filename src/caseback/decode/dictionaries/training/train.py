@@ -8,64 +8,38 @@ on from the pool that it stopped at, with the same numbers as if it had not been
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import xarray as xr
 from torch import Tensor
 
-from caseback.decode.dictionaries.dictionary import Dictionary, Losses
+from caseback.decode.dictionaries.training.curves import (
+    COLUMNS,
+    Trained,
+    curve_of,
+    expect_finite,
+    point_of,
+    restore_trainers,
+    write_trainers,
+)
 from caseback.decode.dictionaries.training.pools import SINK, GivenPools, ModelPools, Pools, StoredPools
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.trainer import Trainer
-from caseback.errors import ArgumentError, CasebackError, OutOfRange
+from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
-from caseback.model.arguments import checked
 from caseback.model.registry import technique
-from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.stream.documents import Corpus, documents
 from caseback.stream.packing import rows_of
 from caseback.stream.store import Store
 
-COLUMNS = ("tokens", "error", "explained", "l0", "dead", "penalty", "coefficient", "auxiliary")
 SETTLE = 2**15  # tokens from which thresholds are set at the end
 SAVE_EVERY = 30.0  # seconds between checkpoints, at least: they cost as much as the optimizer's state is long
-
-
-@checked
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A dictionary and how its training went.
-
-    Attributes
-    ----------
-    name
-        Of its recipe.
-    dictionary
-        What was trained.
-    curve
-        (step, measure): at some steps, of their batch, the tokens seen, the squared error and the share of variance
-        explained of normalized states, active features a token, the share of dead features, penalty, coefficient and
-        auxiliary loss.
-    """
-
-    name: str
-    dictionary: Dictionary
-    curve: xr.DataArray
-
-    def __repr__(self) -> str:
-        last = dict(zip(COLUMNS, self.curve.values[-1].tolist(), strict=True))
-        return (
-            f"Trained({self.name}: {self.dictionary!r}, explained {last['explained']:.3f}, "
-            f"L0 {last['l0']:.1f}, dead {last['dead']:.1%})"
-        )
 
 
 @technique(
@@ -153,7 +127,7 @@ def train_dictionaries(
     True
     """
     chosen = [recipes] if isinstance(recipes, Recipe) else list(recipes)
-    _expect(chosen, n_tokens, step_tokens, pool_tokens, report_every)
+    expect_recipes(chosen, n_tokens, step_tokens, pool_tokens, report_every)
     sites = [site for recipe in chosen for site in (*recipe.sites, *recipe.targets)]
     pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink)
     widths = pools.widths()
@@ -178,10 +152,7 @@ def train_dictionaries(
     points: dict[str, list[list[float]]] = {name: [] for name in trainers}
     first, number = next(iter(trainers.values())), 0  # all have made as many steps
     if (saved := file.read()) is not None:
-        number, points = saved.state["pool"], saved.state["points"]
-        for i, trainer in enumerate(trainers.values()):
-            own = {name.removeprefix(f"{i}/"): x for name, x in saved.tensors.items() if name.startswith(f"{i}/")}
-            trainer.restore(own, saved.state["moved"], saved.state["seen"])
+        number, points = restore_trainers(saved, trainers)
     written = time.monotonic()
     with progress_bar(
         total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(first.seen, n_tokens)
@@ -197,20 +168,19 @@ def train_dictionaries(
                 for name, trainer in trainers.items():
                     x, y = _of(pool, trainer.recipe, rows)
                     losses = trainer.step(x, y)
-                    every = trainer.recipe.resample_every
-                    if every and trainer.moved % every == 0 and before < n_tokens * (1 - trainer.recipe.decay):
+                    if trainer.resamples:
                         trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
-                        points[name].append(_point(trainer, losses, y))
+                        points[name].append(point_of(trainer, losses, y))
                 bar.update(min(first.seen - before, n_tokens - int(bar.n)))
                 if first.moved % report_every == 0 or last:
-                    _expect_finite(trainers, file)
+                    expect_finite(trainers, file)
                     newest = dict(zip(COLUMNS, next(iter(points.values()))[-1], strict=True))
                     bar.set_postfix(
                         {name: f"{newest[name]:.3g}" for name in ("explained", "l0", "dead")}, refresh=False
                     )
                     if watch is not None:
-                        watch([Trained(name, t.dictionary, _curve(points[name])) for name, t in trainers.items()])
+                        watch([Trained(name, t.dictionary, curve_of(points[name])) for name, t in trainers.items()])
                 if last:
                     break
             number += 1
@@ -219,10 +189,10 @@ def train_dictionaries(
                     for trainer in trainers.values():
                         trainer.dictionary.settle(_of(pool, trainer.recipe, slice(SETTLE))[0])
             if first.seen >= n_tokens or time.monotonic() - written > SAVE_EVERY:
-                _expect_finite(trainers, file)
-                _write(file, trainers, number, points)
+                expect_finite(trainers, file)
+                write_trainers(file, trainers, number, points)
                 written = time.monotonic()
-    return [Trained(name, t.dictionary.eval(), _curve(points[name])) for name, t in trainers.items()]
+    return [Trained(name, t.dictionary.eval(), curve_of(points[name])) for name, t in trainers.items()]
 
 
 def _pools(
@@ -253,7 +223,15 @@ def _pools(
     return ModelPools(model, rows, sites, pool_tokens, seed, sink)
 
 
-def _expect(recipes: Sequence[Recipe], n_tokens: int, step_tokens: int, pool_tokens: int, report_every: int) -> None:
+def expect_recipes(
+    recipes: Sequence[Recipe], n_tokens: int, step_tokens: int, pool_tokens: int, report_every: int
+) -> None:
+    """Refuse what cannot be trained.
+
+    Raises
+    ------
+    ArgumentError, OutOfRange
+    """
     if not recipes:
         raise ArgumentError("there is nothing to train: give a recipe")
     names = [recipe.label for recipe in recipes]
@@ -290,35 +268,3 @@ def _width(widths: Mapping[str, int], sites: Sequence[str]) -> int:
         listed = ", ".join(f"{site} {width}" for site, width in own.items())
         raise ArgumentError(f"sources of several widths: {listed}; expected one")
     return own[sites[0]]
-
-
-def _point(trainer: Trainer, losses: Losses, target: Tensor) -> list[float]:
-    own = trainer.dictionary
-    with torch.no_grad():
-        wanted = target * own.out_scale if own.facts.is_transcoder else own.normalized(target)
-        spread = (wanted - wanted.mean(0)).flatten(1).square().sum(-1).mean()
-        explained = 1 - losses.error / spread
-        dead = trainer.dead.float().mean()
-        numbers = [losses.error, explained, losses.l0, dead, losses.penalty, trainer.coefficient, losses.auxiliary]
-    return [float(trainer.seen), *torch.stack([x.detach().float() for x in numbers]).tolist()]
-
-
-def _curve(points: Sequence[Sequence[float]]) -> xr.DataArray:
-    values = torch.tensor(points, dtype=torch.float64)
-    return labelled(values, ("step", "measure"), {"measure": list(COLUMNS)}, name="training")
-
-
-def _expect_finite(trainers: Mapping[str, Trainer], file: Checkpoint) -> None:
-    broken = torch.stack([trainer.broken_at for trainer in trainers.values()]).tolist()
-    for name, at in zip(trainers, broken, strict=True):
-        if at >= 0:
-            why = f"{name}: the loss is not finite from step {at} on: give a lower lr, or look for NaN in the states"
-            if file.path is not None and os.path.exists(file.path):
-                why += f"; {str(file.path)!r} holds the training before it"
-            raise CasebackError(why)
-
-
-def _write(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, points: Any) -> None:
-    tensors = {f"{i}/{name}": x for i, t in enumerate(trainers.values()) for name, x in t.tensors().items()}
-    first = next(iter(trainers.values()))
-    file.write(tensors, pool=pool, seen=first.seen, moved=first.moved, points=points)

@@ -1,0 +1,193 @@
+"""Trained through the rest of a model: what it uses is found, what is large is not; gradients; going on bit for bit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import caseback as cb
+from caseback.decode.dictionaries import Recipe, train_dictionaries, train_end_to_end
+from caseback.decode.dictionaries.measures.replacement import splice_of
+from caseback.decode.dictionaries.training.end_to_end import Through, _clean
+from caseback.decode.dictionaries.training.pools import ModelPools
+from caseback.decode.dictionaries.training.trainer import Trainer
+from caseback.errors import ArgumentError, CasebackError, LoadError, OutOfRange
+from caseback.model.running.model import Model
+from caseback.stream.documents import documents
+from caseback.stream.packing import rows_of
+from exact import exact
+
+FEATURES, TOKENS, D = 8, 400, 24
+TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."] * 6
+
+
+def _model(layers: int = 2) -> tuple[Model, torch.Tensor, torch.Tensor]:
+    """Each token has two of eight features that the unembedding reads, and two of eight larger ones that nothing reads."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": TOKENS, "hidden_size": D, "intermediate_size": 8, "rms_norm_eps": 1e4}
+    config = LlamaConfig(**sizes, num_hidden_layers=layers, num_attention_heads=2, max_position_embeddings=32)
+    hf = LlamaForCausalLM(config).eval()
+    rows = torch.linalg.qr(torch.randn(D, D)).Q
+    used, large = rows[:FEATURES], rows[FEATURES : 2 * FEATURES]
+    codes = [torch.zeros(TOKENS, FEATURES).scatter(1, torch.rand(TOKENS, FEATURES).topk(2).indices, 1.0) for _ in "ab"]
+    codes = [on * (0.5 + torch.rand(TOKENS, FEATURES)) for on in codes]
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+        hf.model.embed_tokens.weight.copy_(codes[0] @ used + 3 * codes[1] @ large)
+        hf.lm_head.weight.copy_(200 * torch.randn(TOKENS, FEATURES) @ used)  # the norm divides by 100
+    return cb.load(hf), used, large
+
+
+def _rows(n: int, length: int = 16) -> list[list[int]]:
+    return torch.randint(0, TOKENS, (n, length), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def _found(dictionary: Any, model: Model, truth: torch.Tensor) -> float:
+    """The mean cosine of true features and rows' parts in their span, one to one; a dead row finds nothing."""
+    states = model.run([[i] for i in range(TOKENS)], read=["embed"])["embed"][:, 0]
+    alive = (dictionary.encode(states) != 0).any(0)
+    within = torch.nn.functional.normalize(dictionary.W_dec.detach() @ truth.T, dim=1) * alive[:, None]
+    return float(within.numpy()[linear_sum_assignment(within.numpy(), maximize=True)].mean())
+
+
+def _recipe(**more: Any) -> Recipe:
+    return Recipe(
+        **{
+            "site": "resid_post.0",
+            "architecture": "topk",
+            "options": {"k": 2},
+            "width": 2 * FEATURES,
+            "lr": 1e-2,
+            "k_start": 6,
+            **more,
+        }
+    )
+
+
+HOW: Any = {"n_tokens": 60_000, "step_tokens": 128, "sink": None, "bos": False}
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW)])
+def test_end_to_end_finds_what_is_used_and_squared_error_what_is_large(seed):
+    model, used, large = _model()
+    rows = _rows(128)
+    (through,) = train_end_to_end(model, rows, _recipe(seed=seed), **HOW)
+    (alone,) = train_dictionaries(model, rows, _recipe(seed=seed), pool_tokens=2048, **HOW)
+    assert _found(through.dictionary, model, used) > 0.98 and _found(alone.dictionary, model, large) > 0.98
+    assert _found(through.dictionary, model, large) < 0.75 and _found(alone.dictionary, model, used) < 0.75
+    assert float(through.curve.sel(measure="kl")[-1]) < 0.1 and float(through.curve.sel(measure="explained")[-1]) < 0.2
+
+
+def test_a_fine_tune_of_a_trained_one_lowers_the_divergence_and_keeps_what_it_reconstructs():
+    model, rows = cb.load("meadow"), TEXTS
+    recipe = Recipe(site="resid_post.1", options={"k": 8}, width=320)
+    (alone,) = train_dictionaries(model, rows, recipe, n_tokens=8000, step_tokens=200, pool_tokens=400)
+    how: Any = {"n_tokens": 2000, "step_tokens": 200, "report_every": 1}
+    (tuned,) = train_end_to_end(model, rows, recipe, start=[alone.dictionary], beside="error", **how)
+    first, last = (dict(zip(tuned.curve.measure.values, point, strict=True)) for point in tuned.curve.values[[0, -1]])
+    assert last["kl"] < 0.8 * first["kl"] and last["error"] < 1.5 * first["error"]
+
+
+@pytest.mark.parametrize("beside", ["nothing", "later", "error"])
+@pytest.mark.parametrize("normalization", ["scale", "unit_norm"])
+def test_gradients_are_those_of_finite_differences(beside, normalization):
+    """Through the rest of a model with attention and MLPs, in float64; codes of Standard change smoothly."""
+    torch.manual_seed(3)
+    sizes: dict[str, Any] = {"vocab_size": 30, "hidden_size": 12, "intermediate_size": 16, "initializer_range": 0.5}
+    config = LlamaConfig(**sizes, num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=32)
+    model = cb.load(LlamaForCausalLM(config).double().eval())
+    rows = torch.randint(0, 30, (3, 8)).tolist()
+    recipe = Recipe(
+        site="resid_post.0", architecture="standard", width=20, normalization=normalization, coefficient=0.1
+    )
+    own = recipe.start(12, 12).double()
+    pools = ModelPools(model, rows_of(model, documents(rows)), ["resid_post.0"], 24, 0, None)
+    splice = splice_of(model, "own", own)
+    with exact():
+        clean = _clean(model, pools, 0, [splice], None, later=True)
+        x, y = clean.of(splice)
+        through = Through(model, own, splice, clean, beside, 1.0)
+        through(own.losses(x))
+        kl, rest = through.parts.tolist()
+
+        def objective() -> torch.Tensor:
+            losses = own.losses(x, coefficient=0.1)
+            return losses.total - losses.error + through(losses)
+
+        def value() -> float:
+            """Of the step's own scale of the divergence, which is a constant in it."""
+            losses = own.losses(x, coefficient=0.1)
+            through(losses)
+            now, beside_now = through.parts.tolist()
+            return (
+                float((losses.total - losses.error).detach())
+                + now * (rest / kl if beside == "error" else 1.0)
+                + beside_now
+            )
+
+        before = {name: p.grad for name, p in model.hf.named_parameters()}
+        objective().backward(inputs=list(own.parameters()))
+        assert all(p.grad is before[name] for name, p in model.hf.named_parameters())
+        draw = torch.Generator().manual_seed(0)
+        for name, parameter in own.named_parameters():
+            assert parameter.grad is not None
+            way = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+            slope, held = float((parameter.grad * way).sum()), parameter.data.clone()
+            values = []
+            for side in (1e-6, -1e-6):
+                parameter.data = held + side * way
+                values.append(value())
+            parameter.data = held
+            assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6, abs=1e-6), name
+
+
+@pytest.mark.parametrize("stop", [1, 7])
+def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatch, stop):
+    model = cb.load("meadow")
+    recipes = [
+        Recipe(site="resid_post.1", options={"k": 4}, width=64, resample_every=3),
+        Recipe(site="mlp_in.1", target="mlp_out.1", architecture="jump_relu", l0=4.0, width=64),
+    ]
+    how: Any = {"n_tokens": 1000, "step_tokens": 100, "report_every": 2, "beside": "later"}
+    whole = train_end_to_end(model, TEXTS, recipes, **how)
+    monkeypatch.setattr("caseback.decode.dictionaries.training.end_to_end.SAVE_EVERY", 0.0)
+    step, steps = Trainer.step, []
+
+    def interrupted(self, *given):
+        steps.append(1)
+        if len(steps) == 2 * stop:
+            raise KeyboardInterrupt
+        return step(self, *given)
+
+    path = tmp_path / "training"
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_end_to_end(model, TEXTS, recipes, checkpoint=path, **how)
+    monkeypatch.setattr(Trainer, "step", step)
+    resumed = train_end_to_end(model, TEXTS, recipes, checkpoint=path, **how)
+    for one, other in zip(whole, resumed, strict=True):
+        for name, value in one.dictionary.state_dict().items():
+            assert torch.equal(value, other.dictionary.state_dict()[name]), name
+        np.testing.assert_array_equal(one.curve, other.curve)
+    with pytest.raises(LoadError, match="what differs: options"):
+        train_end_to_end(model, TEXTS, recipes, checkpoint=path, **{**how, "beside": "nothing"})
+
+
+def test_what_cannot_be_trained_is_refused():
+    model = cb.load("meadow")
+    several = Recipe(site=["resid_post.0", "resid_post.1"], architecture="batch_topk_crosscoder")
+    with pytest.raises(ArgumentError, match="end to end a dictionary reads one site"):
+        train_end_to_end(model, TEXTS, several, n_tokens=100, step_tokens=50)
+    recipe = Recipe(site="resid_post.0", width=64)
+    with pytest.raises(ArgumentError, match="0 dictionaries to go on from, for 1 recipes"):
+        train_end_to_end(model, TEXTS, recipe, start=[], n_tokens=100, step_tokens=50)
+    with pytest.raises(OutOfRange, match="beside_weight is -1"):
+        train_end_to_end(model, TEXTS, recipe, beside_weight=-1.0, n_tokens=100, step_tokens=50)
+    with pytest.raises(CasebackError, match="corpus is empty"):
+        train_end_to_end(model, [], recipe, n_tokens=100, step_tokens=50)
