@@ -45,6 +45,9 @@ def graph(
     edge: Annotated[float, Option(help="Of attribution: the share of influence whose edges are shown.")] = 0.98,
     gate: Annotated[str, Option(help="Of attribution: half or frozen, how gated neurons are split.")] = "half",
     effects: Annotated[int, Option(min=0, help="Of attribution: strongest units taken out of the model.")] = 10,
+    query_key: Annotated[
+        int, Option(min=0, help="Of attribution: heads at a place whose look is explained by pairs of nodes.")
+    ] = 8,
     notes: Annotated[
         list[Path] | None, Option(help="Of attribution: a file of people's notes, as caseback label writes it.")
     ] = None,
@@ -108,6 +111,7 @@ def graph(
                 node=node,
                 edge=edge,
                 interventions=effects,
+                query_key=query_key,
                 notes=[Notes.load(path) for path in notes or []],
                 supernodes=groups,
                 features=[_document(path) for path in examples or []],

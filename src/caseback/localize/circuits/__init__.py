@@ -11,6 +11,7 @@ from caseback.localize.circuits.attribution_graphs.expected_weights import expec
 from caseback.localize.circuits.attribution_graphs.feature_inputs import feature_attribution as feature_attribution
 from caseback.localize.circuits.attribution_graphs.feature_scores import score_attribution as score_attribution
 from caseback.localize.circuits.attribution_graphs.heads import head_loadings as head_loadings
+from caseback.localize.circuits.attribution_graphs.heads import head_moves as head_moves
 from caseback.localize.circuits.attribution_graphs.influence import edge_influence as edge_influence
 from caseback.localize.circuits.attribution_graphs.influence import graph_scores as graph_scores
 from caseback.localize.circuits.attribution_graphs.influence import node_influence as node_influence

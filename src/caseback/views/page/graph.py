@@ -106,6 +106,21 @@ def _tables(document: Mapping[str, Any]) -> str:
             ("path", "strength"),
             [(" → ".join(names[i] for i in path.nodes), signed(path.strength)) for path in strongest_paths(document)],
         ),
+        table(
+            "Why heads look where they look",
+            ("head", "from", "to", "attention", "pairs"),
+            [
+                (
+                    row["head"],
+                    *(f"{visible(document['tokens'][row[end]]['text'])} {row[end]}" for end in ("query", "key")),
+                    percent(row["pattern"]),
+                    ", ".join(f"{one} × {other} {signed(value)}" for one, other, value in row["pairs"]),
+                )
+                for row in document["attention"]
+            ],
+        )
+        if document.get("attention")
+        else "",
         table("Interventions", ("what", "times", "predicted", "measured"), tried) if tried else "",
     ]
     warnings = "".join(f"<li>{html.escape(text)}</li>" for text in document["warnings"])

@@ -93,6 +93,13 @@ def _parts(document: Mapping[str, Any], top: int) -> Iterator[Text | Table]:
             steps = " → ".join(_steps(document, path.nodes))
             strength = signed(path.strength) if has_sign else number(path.strength)
             yield Text.assemble((f"{strength:>7}", style), f"  {steps}")
+    if document.get("attention"):
+        yield Text("\nWhy heads look where they look", "bold")
+        for row in document["attention"]:
+            query, key = (f"{visible(document['tokens'][row[end]]['text'])} {row[end]}" for end in ("query", "key"))
+            one, other, value = row["pairs"][0]
+            why = f"{one} × {other} {signed(value)} of {signed(row['score'])}"
+            yield Text(f"{row['head']} at {query} looks at {key} ({percent(row['pattern'])}): {why}")
     if document["interventions"]:
         yield Text("\nInterventions", "bold")
         table = _table(("what", "left"), ("times", "right"), ("predicted", "right"), ("measured", "right"))
