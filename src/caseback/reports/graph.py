@@ -205,8 +205,8 @@ def graph_document(
     warnings
         Sentences.
     attention
-        ``head``, ``query``, ``key``, ``share``, ``pattern``, ``score`` and ``pairs`` of each head at a place whose score
-        is split: what stands at the query, what stands at the key, and what the two make of it.
+        ``head``, ``query``, ``key``, ``share``, ``pattern``, ``score`` and ``pairs`` of each head at a place whose
+        score is split: what stands at the query, what stands at the key, and what the two make of it.
     k
         How many of the model's predictions are listed.
 

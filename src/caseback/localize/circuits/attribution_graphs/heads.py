@@ -105,7 +105,7 @@ def head_loadings(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons"
 def head_moves(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons") -> xr.Dataset:
     """From where to where each head carries the influence of an attribution graph.
 
-        share_h(q, k) = sum over edges of influence / weight x (what the reader reads of h at q) . a_hqk v_k of the writer
+        share_h(q, k) = sum over edges of influence / weight x (reader's direction at h, q) . a_hqk (writer's v at k)
 
     Parameters
     ----------
