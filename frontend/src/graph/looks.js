@@ -14,13 +14,13 @@ export function looks(doc, see) {
     return h("span", {}, h("span", { class: "mono" }, name), i !== undefined && nodes.text[i] ? h("span", { class: "faint" }, " ", tokenText(see(nodes.text[i]))) : null);
   };
 
-  function why({ head, query, key, pattern, share, score, pairs }, open) {
+  function why({ head, query, key, pattern, share, score, pairs, centered }, open) {
     const most = Math.max(...pairs.map(([, , value]) => Math.abs(value)), 1e-30);
     return h(
       "details",
       { class: "graph-look", "data-head": head, open, on: { click: (event) => event.stopPropagation(), keydown: (event) => event.stopPropagation() } },
       h("summary", {}, `why ${head} looks from `, place(query), " at ", place(key)),
-      h("p", { class: "note" }, `Attention ${percent(pattern)}; ${percent(Math.abs(share))} of the influence moves here${share < 0 ? ", against its edges" : ""}. Score ${signed(score)} above the mean over keys, of which, node at the query × node at the key:`),
+      h("p", { class: "note" }, `Attention ${percent(pattern)}; ${percent(Math.abs(share))} of the influence moves here${share < 0 ? ", against its edges" : ""}. Score ${signed(score)}${centered === false ? "" : " above the mean over keys"}, of which, node at the query × node at the key:`),
       h(
         "ol",
         { class: "bars edges graph-edge-list" },

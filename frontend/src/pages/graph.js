@@ -18,6 +18,7 @@ const METHODS = {
   flow: ["Information flow routes", "Primer 3.2.28"],
   attribution: ["Attribution graph", "B.4"],
   "feature circuit": ["Feature circuit", "Primer 3.2.29"],
+  feature: ["What a feature reads, one step back", "Primer 3.2.30"],
 };
 
 function sections(given) {

@@ -33,7 +33,7 @@ NODE_COLUMNS = (
     *("text", "words", "examples", "probability"),
 )
 EDGE_COLUMNS = ("source", "target", "weight", "share", "heads")
-_METHODS = ("attribution", "flow", "feature circuit")
+_METHODS = ("attribution", "flow", "feature circuit", "feature")
 Columns = Annotated[Mapping[str, Any], JUDGED_BY_THE_FUNCTION]
 Rows = Annotated[Sequence[Any], JUDGED_BY_THE_FUNCTION]
 
@@ -183,8 +183,8 @@ def graph_document(
     prompt
         One prompt.
     about
-        How it was made: ``method``, one of ``"attribution"``, ``"flow"`` and ``"feature circuit"``, and more facts.
-        Where ``signed`` is False, weights are shares without a sign; where ``edge_slider`` is ``"weight"``, an edge's
+        How it was made: ``method``, one of ``"attribution"``, ``"flow"``, ``"feature circuit"`` and ``"feature"``, and
+        more facts. Where ``signed`` is False, weights are shares without a sign; where ``edge_slider`` is ``"weight"``, an edge's
         share is 1 less the weight from which on it is drawn.
     targets
         What it explains: ``text``, ``id``, ``probability`` and ``weight`` of each token; a foil's weight is negative.

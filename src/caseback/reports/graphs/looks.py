@@ -14,7 +14,7 @@ import xarray as xr
 from caseback.localize.circuits import head_moves, query_key_attribution
 from caseback.model.running.model import Model
 
-PAIRS = 6  # of a row
+_PAIRS = 6  # of a row
 _WRITERS = 200  # whose pairs are looked at, those of most influence; what others bring is "rest"
 
 
@@ -32,20 +32,18 @@ def looks(model: Model, graph: xr.Dataset, dictionaries: Any, count: int) -> lis
         one = moves.isel(dict(zip(moves["share"].dims, place, strict=True)))
         head, query, key = str(one["head"].item()), int(place[1]), int(place[2])
         pairs = query_key_attribution(model, small, head, dictionaries, query=query, key=key)
-        largest = np.argsort(-np.abs(pairs.values), axis=None, kind="stable")[:PAIRS]
-        ends = zip(*np.unravel_index(largest, pairs.shape), strict=True)
         rows.append(
             {
                 **{"head": head, "query": query, "key": key, "share": float(one["share"])},
-                **{"pattern": float(one["pattern"]), "score": float(pairs.sum())},
-                "pairs": [
-                    [
-                        str(pairs["query_writer"].values[i]),
-                        str(pairs["key_writer"].values[j]),
-                        float(pairs.values[i, j]),
-                    ]
-                    for i, j in ends
-                ],
+                **{"pattern": float(one["pattern"]), "score": float(pairs.sum()), "pairs": heaviest(pairs)},
             }
         )
     return rows
+
+
+def heaviest(pairs: xr.DataArray) -> list[list[Any]]:
+    """The pairs that make most of a score: what stands at the query, what at the key, and what the two make."""
+    largest = np.argsort(-np.abs(pairs.values), axis=None, kind="stable")[:_PAIRS]
+    ends = zip(*np.unravel_index(largest, pairs.shape), strict=True)
+    names = [pairs[side].values for side in ("query_writer", "key_writer")]
+    return [[str(names[0][i]), str(names[1][j]), float(pairs.values[i, j])] for i, j in ends]

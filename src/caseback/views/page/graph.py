@@ -66,7 +66,11 @@ def _tables(document: Mapping[str, Any]) -> str:
     ]
     prompt = "".join(visible(token["text"]) for token in document["tokens"])
     targets = [
-        (visible(target["text"]), percent(target["probability"]), signed(target["weight"]))
+        (
+            visible(target["text"]),
+            "" if target["probability"] is None else percent(target["probability"]),
+            signed(target["weight"]),
+        )
         for target in document["targets"]
     ]
     strongest = sorted(range(len(names)), key=lambda i: -nodes["influence"][i])[:_LISTED]

@@ -57,7 +57,8 @@ def print_graph(document: Mapping[str, Any], console: Console | None = None, *, 
 def _parts(document: Mapping[str, Any], top: int) -> Iterator[Text | Table]:
     nodes, edges, about = document["nodes"], document["edges"], document["about"]
     has_sign = about.get("signed") is not False
-    targets = [f"{visible(t['text'])} ({percent(t['probability'])})" for t in document["targets"]]
+    chances = ["" if t["probability"] is None else f" ({percent(t['probability'])})" for t in document["targets"]]
+    targets = [visible(t["text"]) + chance for t, chance in zip(document["targets"], chances, strict=True)]
     yield Text(f"What leads to {', '.join(targets) or 'this prediction'}, by {about['method']}", "bold")
     prompt = "".join(visible(token["text"]) for token in document["tokens"])
     yield Text(f"{visible(document['model']['name'])} on {prompt}")
