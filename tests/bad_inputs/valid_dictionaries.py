@@ -37,7 +37,13 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
     save([JumpReLU(8, 16)], room / "transcoders", format="circuit_tracer")
     record = FeatureRecord(index=3, examples={"Top": [FeatureExample([" a"], [1.0], 0)]})
     write_features([record], room / "features", transcoder="t")
+    active = transcoders[1].encode(model.run(TEXT, read=["mlp_in.1"])["mlp_in", 1][0, -1:])[0].argmax()
+    one_feature = {"feature": f"L1F{int(active)}", "dictionaries": transcoders}
     return {
+        "feature_attribution": one_feature,
+        "feature_graph_document": one_feature,
+        "score_attribution": {"head": "L1H0", "dictionaries": transcoders},
+        "virtual_scores": {"query": transcoders[0], "key": transcoders[0], "head": "L1H0"},
         "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
         "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
         "dictionaries.architectures.": {

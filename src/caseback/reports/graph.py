@@ -184,8 +184,8 @@ def graph_document(
         One prompt.
     about
         How it was made: ``method``, one of ``"attribution"``, ``"flow"``, ``"feature circuit"`` and ``"feature"``, and
-        more facts. Where ``signed`` is False, weights are shares without a sign; where ``edge_slider`` is ``"weight"``, an edge's
-        share is 1 less the weight from which on it is drawn.
+        more facts. Where ``signed`` is False, weights are shares without a sign; where ``edge_slider`` is ``"weight"``,
+        an edge's share is 1 less the weight from which on it is drawn.
     targets
         What it explains: ``text``, ``id``, ``probability`` and ``weight`` of each token; a foil's weight is negative.
     nodes

@@ -71,16 +71,16 @@ def graph(
     """Draw what led to a prediction: a graph by layer and position, with sliders, cards and pins."""
     if by.method not in METHODS:
         raise CasebackError(f"no method is called {by.method!r}. {did_you_mean(by.method, METHODS)}")
-    if by.method == "flow" and (
-        save.save or of_features.dictionaries or contrast.target or contrast.foil or supernodes
-    ):
-        raise CasebackError("--save, --dictionaries, --target, --foil and --supernodes are for --method attribution")
     others = save.save or contrast.target or contrast.foil or supernodes or by.method == "flow"
     if feature is not None and (others or not of_features.dictionaries):
         raise CasebackError(
             "--feature is explained with --dictionaries, its own among them, and without --target, --foil, "
             "--supernodes, --save and --method flow"
         )
+    if by.method == "flow" and (
+        save.save or of_features.dictionaries or contrast.target or contrast.foil or supernodes
+    ):
+        raise CasebackError("--save, --dictionaries, --target, --foil and --supernodes are for --method attribution")
     if by.method == "attribution" and pos.pos != -1 and feature is None:
         raise CasebackError(f"--pos {pos.pos}: a graph by attribution explains the last position; shorten the prompt")
     assert cut.threshold is not None
