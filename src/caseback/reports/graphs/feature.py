@@ -73,9 +73,9 @@ def feature_graph_document(
     if query_key < 0:
         raise OutOfRange(f"query_key={query_key}: expected 0 or more")
     tokens = model.tokens(prompt)
-    found = feature_attribution(model, tokens, feature, dictionaries, pos=pos, top=top)
-    at = int(found.attrs["pos"])
-    named = found.isel(entry=found["kind"].values != "bias")
+    inputs = feature_attribution(model, tokens, feature, dictionaries, pos=pos, top=top)
+    at = int(inputs.attrs["pos"])
+    named = inputs.isel(entry=inputs["kind"].values != "bias")
     weights = named["weight"].values
     writers, of = np.unique(named["writer"].values.astype(str), return_inverse=True)
     first = [int(np.flatnonzero(of == i)[0]) for i in range(len(writers))]
@@ -89,7 +89,7 @@ def feature_graph_document(
     return graph_document(
         model,
         tokens,
-        about={"method": "feature", "signed": True, "activation": found.attrs["value"], "rest": found.attrs["rest"]},
+        about={"method": "feature", "signed": True, "activation": inputs.attrs["value"], "rest": inputs.attrs["rest"]},
         targets=[{"text": f"{feature}@{at}", "id": None, "probability": None, "weight": 1.0}],
         nodes={
             "name": [*writers.tolist(), f"{feature}@{at}"],
@@ -97,7 +97,7 @@ def feature_graph_document(
             "layer": [*column["layer"], target.layer],
             "pos": [*places, at],
             "index": [*(None if i < 0 else i for i in column["index"]), target.index],
-            "activation": [*(None if np.isnan(x) else x for x in column["activation"]), found.attrs["value"]],
+            "activation": [*(None if np.isnan(x) else x for x in column["activation"]), inputs.attrs["value"]],
             "influence": [*influence, 1.0],
             "share": [*cumulative_shares(influence), 0.0],
             "text": [

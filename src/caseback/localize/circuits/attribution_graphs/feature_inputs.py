@@ -117,11 +117,11 @@ def feature_attribution(
             raise OutOfRange(f"pos={pos}: expected a position of a prompt of {n}")
         place, group, index = _named(writes, feature)
         row, value, own = _reading(writes, group, index, feature, at)
-        found, biases = _traced(writes, place, group.site, row, at)
-    return _labelled(model, feature, at, found, float(own + biases), float(value), top)
+        inputs, biases = _traced(writes, place, group.site, row, at)
+    return _labelled(model, feature, at, inputs, float(own + biases), float(value), top)
 
 
-class _Found(NamedTuple):
+class _Inputs(NamedTuple):
     """Writers and what each brought by each way: a head, or none; with attention weights and denominators."""
 
     parts: Parts
@@ -165,7 +165,7 @@ def _reading(writes: Writes, group: Features, index: int, feature: str, at: int)
     return row, value, value.to(state) - row @ state
 
 
-def _traced(writes: Writes, place: Site, site: Site, row: Tensor, at: int) -> tuple[list[_Found], Tensor]:
+def _traced(writes: Writes, place: Site, site: Site, row: Tensor, at: int) -> tuple[list[_Inputs], Tensor]:
     """All that is read, way by way, and what of it is due to biases."""
     network, layer, one = writes.network, site.layer or 0, row.new_ones(())
     if site.name == "mlp_out":
@@ -173,8 +173,8 @@ def _traced(writes: Writes, place: Site, site: Site, row: Tensor, at: int) -> tu
             ()
         )
     if site.name == "attn_out":
-        found, constant = _through(writes, layer, row, at, one)
-        return [found], constant
+        inputs, constant = _through(writes, layer, row, at, one)
+        return [inputs], constant
     attention, held, constant = network.attention[layer], one, row.new_zeros(())
     norm, scale = network.mlp_norm(layer) if site.name == "mlp_norm" else (attention.norm, attention.scale)
     if site.name in NORMED and norm is not None:
@@ -183,24 +183,24 @@ def _traced(writes: Writes, place: Site, site: Site, row: Tensor, at: int) -> tu
     read = writes.at(depth_of(network.model, site), None if place.name in BRANCHES else place)
     passed = [write for write in read if write.site.name == "attn_out" and write.site not in writes.groups]
     stay = [write for write in read if write not in passed]
-    found = [_direct(joined_parts([write.parts for write in stay]), row, at, held)]
+    inputs = [_direct(joined_parts([write.parts for write in stay]), row, at, held)]
     constant = constant + row @ torch.stack([write.constant[at] for write in stay]).sum(0)
     for write in passed:
         through, bias = _through(writes, write.site.layer or 0, row, at, held)
-        found, constant = [*found, through], constant + bias
-    return found, constant
+        inputs, constant = [*inputs, through], constant + bias
+    return inputs, constant
 
 
-def _direct(parts: Parts, row: Float[Tensor, " d_model"], at: int, held: Tensor) -> _Found:
+def _direct(parts: Parts, row: Float[Tensor, " d_model"], at: int, held: Tensor) -> _Inputs:
     here = parts.pos == at
     parts = Parts(parts.names, *(column[here] for column in parts[1:]))
     weight = (parts.vectors @ row)[None]
-    return _Found(parts, [""], weight, torch.full_like(weight, torch.nan), held.expand_as(weight))
+    return _Inputs(parts, [""], weight, torch.full_like(weight, torch.nan), held.expand_as(weight))
 
 
 def _through(
     writes: Writes, layer: int, row: Float[Tensor, " d_model"], at: int, held: Tensor
-) -> tuple[_Found, Tensor]:
+) -> tuple[_Inputs, Tensor]:
     """What is read of a layer's attention, by the head and by who wrote what the head looks at."""
     network, seen = writes.network, at + 1
     attention = network.attention[layer]
@@ -215,7 +215,7 @@ def _through(
     pattern = attention.pattern[:, at][:, parts.pos]
     ways = [head_name(layer, head) for head in range(len(pattern))]
     denominators = (post * attention.scale[parts.pos, 0]).expand_as(pattern)
-    return _Found(parts, ways, by_position(parts, below), pattern, denominators), biases
+    return _Inputs(parts, ways, by_position(parts, below), pattern, denominators), biases
 
 
 def pulled_by_heads(attention: Attention, row: Float[Tensor, " d_model"], at: int) -> Float[Tensor, "head key d_model"]:
@@ -243,33 +243,33 @@ def by_position(parts: Parts, directions: Float[Tensor, "way pos d_model"]) -> F
 
 
 def _labelled(
-    model: Model, feature: str, at: int, found: list[_Found], biases: float, value: float, top: int | None
+    model: Model, feature: str, at: int, inputs: list[_Inputs], biases: float, value: float, top: int | None
 ) -> xr.Dataset:
     """The entries that are not 0, the largest first."""
-    weight = np.concatenate([*(one.weight.double().cpu().numpy().ravel() for one in found), [biases]])
+    weight = np.concatenate([*(one.weight.double().cpu().numpy().ravel() for one in inputs), [biases]])
     order = np.argsort(-np.abs(weight), kind="stable")
     order = order[weight[order] != 0]
     listed = order if top is None else order[:top]
 
     def column(name: str, last: float) -> np.ndarray:
-        every = [getattr(one, name).double().cpu().numpy().ravel() for one in found]
+        every = [getattr(one, name).double().cpu().numpy().ravel() for one in inputs]
         return np.concatenate([*every, [last]])[listed]
 
     def repeated(name: str) -> np.ndarray:
-        every = [np.tile(getattr(one.parts, name).double().cpu().numpy(), len(one.ways)) for one in found]
+        every = [np.tile(getattr(one.parts, name).double().cpu().numpy(), len(one.ways)) for one in inputs]
         return np.concatenate([*every, [np.nan]])[listed]
 
-    starts = np.cumsum([0, *(one.weight.numel() for one in found)])
+    starts = np.cumsum([0, *(one.weight.numel() for one in inputs)])
     names, ways = [], []
     for entry in listed.tolist():
         which = int(np.searchsorted(starts, entry, side="right")) - 1
-        if which == len(found):
+        if which == len(inputs):
             names.append(Name("bias"))
             ways.append("")
             continue
-        parts, (way, part) = found[which].parts, divmod(entry - int(starts[which]), found[which].weight.shape[1])
+        parts, (way, part) = inputs[which].parts, divmod(entry - int(starts[which]), inputs[which].weight.shape[1])
         names.append(parts.names[int(parts.node[part])]._replace(pos=str(int(parts.pos[part]))))
-        ways.append(found[which].ways[way])
+        ways.append(inputs[which].ways[way])
     activation, pattern = repeated("value"), column("pattern", np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         virtual = weight[listed] * column("held", np.nan) / (activation * np.where(np.isnan(pattern), 1, pattern))

@@ -129,9 +129,9 @@ class Writes:
     def written(self) -> list[Write]:
         """Every write, by depth."""
         sites = [Site(name, layer) for layer in range(self.network.n_layers) for name in BRANCHES]
-        found = [self._whole(Site("resid_pre", 0), Name("embed"), 0)]
-        found += [self._by_model(site) for site in sites if site not in self.groups]
-        return sorted([*found, *map(self._by_features, self.groups)], key=lambda write: write.depth)
+        writes = [self._whole(Site("resid_pre", 0), Name("embed"), 0)]
+        writes += [self._by_model(site) for site in sites if site not in self.groups]
+        return sorted([*writes, *map(self._by_features, self.groups)], key=lambda write: write.depth)
 
     def _state(self, site: Site) -> Float[Tensor, "pos d_model"]:
         return self.network.at(site.name, site.layer)
