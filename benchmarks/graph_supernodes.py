@@ -1,6 +1,6 @@
 """Groups of an attribution graph's units against the model: predicted and measured; and its circuits at sizes.
 
-    python benchmarks/graph_supernodes.py [--tokens 600000] [--prompts 8]
+    python benchmarks/graph_supernodes.py [--tokens 600000] [--prompts 8]      --tokens 0: neurons alone
     python benchmarks/graph_supernodes.py --model SMOLLM2
 
 Supernodes are found by rule: all units shown at one position (the three of most influence), and all units shown that
@@ -11,13 +11,14 @@ every layer and neurons, with means over prompts; else a fact and an indirect ob
 
 Then, on meadow, what of a task the strongest 4, 16, 64 and 256 nodes have, all others at their mean: ranked by mean
 influence in the attribution graphs of 40 prompts, by effects (integrated gradients) on the same prompts, and heads and
-MLPs by effects. Judged on 40 others.
+MLPs by effects. Errors of transcoders are kept. Judged on 40 others.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,9 @@ def main() -> None:
             graph = attribution_graph(model, prompt, targets=target, foil=foil)
             show(prompt, supernode_effects(model, graph, "neurons", 0.5))
         return
-    transcoders = transcoders_of(model, given.tokens)
+    transcoders = transcoders_of(model, given.tokens) if given.tokens else []
     every = Table("task", "units", "groups", "correlation", "of direct", "signs agree", "mean size", "mean miss")
-    for units, parts in (("transcoders", transcoders), ("neurons", "neurons")):
+    for units, parts in (("transcoders", transcoders), ("neurons", "neurons"))[not transcoders :]:
         for task, prompts in tasks(model, given.prompts):
             found = []
             for prompt, target, foil, _ in prompts:
@@ -123,12 +124,14 @@ def at_sizes(model: cb.Model, transcoders: list[Any], task: str) -> None:
     table = Table(
         "nodes", "ranked by", *(f"{size}" for size in SIZES), *(f"without {size}" for size in SIZES), title=task
     )
-    with attached(model, transcoders, name="transcoder"):
+    with attached(model, transcoders, name="transcoder") if transcoders else nullcontext():
         for label, sites, parts in (
             ("neurons", ["mlp_post"], "neurons"),
-            ("transcoder features", ["transcoder", "transcoder_error"], transcoders),
+            ("transcoder features", ["transcoder"], transcoders),
             ("heads and MLPs", ["z", "mlp_out"], None),
         ):
+            if parts == []:
+                continue
             found = feature_circuit(
                 model, finding.clean, finding.corrupt, finding.metric, sites=sites, node_threshold=0.0, edges=False
             )
@@ -142,14 +145,12 @@ def at_sizes(model: cb.Model, transcoders: list[Any], task: str) -> None:
                 judged = feature_faithfulness(
                     model, judging.clean, judging.corrupt, judging.metric, circuits, sites=sites
                 )
-                for measure in judged.measure.values[1:] if label == "transcoder features" else ["no errors"]:
-                    row = judged.sel(measure=measure)
-                    cells = [
-                        [f"{x:.2f}" for x in row[name].values] + [""] * (len(SIZES) - len(sizes))
-                        for name in ("faithfulness", "completeness")
-                    ]
-                    named = f"{label}, {measure}" if label == "transcoder features" else label
-                    table.add_row(named, way, *cells[0], *cells[1])
+                row = judged.isel(measure=0)
+                cells = [
+                    [f"{x:.2f}" for x in row[name].values] + [""] * (len(SIZES) - len(sizes))
+                    for name in ("faithfulness", "completeness")
+                ]
+                table.add_row(label, way, *cells[0], *cells[1])
     console.print(table)
 
 

@@ -129,7 +129,7 @@ def attribution_graph_document(
     if min(interventions, query_key) < 0 or most_nodes < 1 or most_edges < 1 or k < 1:
         raise OutOfRange(
             f"interventions={interventions}, query_key={query_key}, most_nodes={most_nodes}, most_edges={most_edges}, "
-            f"k={k}: expected 0 or more of the first two and 1 or more of the others"
+            f"k={k}: expected 0 or more interventions and query_key, and 1 or more of the others"
         )
     labels = _labels(model, dictionaries, [notes] if isinstance(notes, Notes) else list(notes))
     if graph is None:
