@@ -135,7 +135,7 @@ def at_sizes(model: cb.Model, transcoders: list[Any], task: str) -> None:
             found = feature_circuit(
                 model, finding.clean, finding.corrupt, finding.metric, sites=sites, node_threshold=0.0, edges=False
             )
-            scores = {str(node): abs(score) for node, score in found.scores.items() if node.kind != "error"}
+            scores = {str(node): abs(score) for node, score in found.scores.items()}
             ranks = {"effects": sorted(scores, key=lambda name: -scores[name])}
             if parts is not None:
                 ranks["graphs"] = by_influence(model, finding, parts)
