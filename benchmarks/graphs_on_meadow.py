@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import caseback as cb
-from caseback.decode.dictionaries import Recipe, train_dictionaries
+from caseback.decode.dictionaries import Dictionary, Recipe, train_dictionaries
 from caseback.localize.circuits import attribution_graph, graph_effects, graph_scores, node_influence
 from caseback.organisms.prose import world
 from caseback.organisms.prose.text import KINDS, documents
@@ -39,18 +39,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     given = parser.parse_args()
     model = cb.load("meadow")
-    texts = [d.text for i, kind in enumerate(KINDS) for d in documents(kind, 400, seed=i, heldout=False)]
-    random.Random(0).shuffle(texts)
-    recipes = [
-        Recipe(
-            site=f"mlp_norm.{i}", target=f"mlp_out.{i}", architecture="topk", options={"k": 32}, width=2560, skip=True
-        )
-        for i in range(model.n_layers)
-    ]
-    began = time.perf_counter()
-    trained = train_dictionaries(model, texts, recipes, n_tokens=given.tokens)
-    print(f"{len(trained)} skip transcoders in {time.perf_counter() - began:.0f} s")
-    transcoders = [one.dictionary for one in trained]
+    transcoders = transcoders_of(model, given.tokens)
     columns = ("task", "units", "replacement", "correlation", "signs agree", "without 5", "without 5 random")
     table = Table(*columns, title="Graphs and interventions, means over prompts")
     cities = Table("units", "through its city", "through other cities", "lost without", "lost without others")
@@ -68,6 +57,22 @@ def main() -> None:
     console = Console(width=120)
     console.print(table)
     console.print(cities)
+
+
+def transcoders_of(model: cb.Model, n_tokens: int) -> list[Dictionary]:
+    """Skip transcoders of every layer, trained on the model's own kind of text."""
+    texts = [d.text for i, kind in enumerate(KINDS) for d in documents(kind, 400, seed=i, heldout=False)]
+    random.Random(0).shuffle(texts)
+    recipes = [
+        Recipe(
+            site=f"mlp_norm.{i}", target=f"mlp_out.{i}", architecture="topk", options={"k": 32}, width=2560, skip=True
+        )
+        for i in range(model.n_layers)
+    ]
+    began = time.perf_counter()
+    trained = train_dictionaries(model, texts, recipes, n_tokens=n_tokens)
+    print(f"{len(trained)} skip transcoders in {time.perf_counter() - began:.0f} s")
+    return [one.dictionary for one in trained]
 
 
 def tasks(model: cb.Model, count: int) -> Iterator[tuple[str, list[tuple[list[int], int, int, world.Resident | None]]]]:

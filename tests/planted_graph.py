@@ -43,6 +43,8 @@ def planted_graph(n_nodes=40, n_edges=120, n_layers=6, tokens=TOKENS, seed=0, ta
     words = {"up": [" Austin", " Texas", "tx"], "down": [" Dallas", "\n"]}
     example = {"tokens": [" went", " to", " Austin", ", Texas"], "activations": [0.0, 0.1, 2.5, 1.0]}
     heads = [[["L3H2", 0.6], ["L2H0", 0.4]] if e % 5 == 0 else None for e in range(len(ordered))]
+    headed = next((e for e, own in enumerate(heads) if own and places[ordered[e][0]] != places[ordered[e][1]]), 0)
+    key, query = (places[i] for i in ordered[headed])
     on = [i for i, is_feature in enumerate(features) if is_feature]
     picked = [*on[: len(on) // 2 : max(1, len(on) // 6)][:3], *on[-1 : len(on) // 2 : -max(1, len(on) // 5)][:2]]
     return GRAPH.document(
@@ -84,6 +86,12 @@ def planted_graph(n_nodes=40, n_edges=120, n_layers=6, tokens=TOKENS, seed=0, ta
         interventions=[
             {"name": "Texas", "nodes": picked[:3], "factor": -2.0, "predicted": -3.1, "measured": -2.4},
             {"name": "capital", "nodes": picked[3:5], "factor": 0.0, "predicted": 0.8, "measured": -0.1},
+        ],
+        attention=[
+            {
+                **{"head": "L3H2", "query": query, "key": key, "share": 0.2, "pattern": 0.9, "score": 3.5},
+                "pairs": [[names[ordered[headed][1]], names[ordered[headed][0]], 2.5], ["bias", "rest", -0.25]],
+            }
         ],
         warnings=["Error nodes carry 38 % of the answer: what they hold is not explained."],
         provenance={"model": "planted", "dtype": "float32"},

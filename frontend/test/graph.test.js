@@ -65,12 +65,12 @@ test("a part of a graph is a graph of its own", () => {
 });
 
 test("an address leads back to what was chosen, and foreign ones are passed over", () => {
-  const begun = { node: 0.8, edge: 0.98, pinned: new Set(), groups: [], selected: null };
-  const state = { node: 0.5, edge: 1, pinned: new Set([3, 1]), groups: [{ name: "a & b: c", nodes: [3] }], selected: 4 };
-  assert.deepEqual(read(written(state), 5, begun), state);
-  assert.equal(read("", 5, begun), begun);
-  assert.equal(read("something", 5, begun), begun);
-  assert.deepEqual(read("n=7&e=&pin=9.x.1&sel=99&group=g:77", 5, begun), { ...begun, pinned: new Set([1]) });
+  const begun = { node: 0.8, edge: 0.98, pinned: new Set(), groups: [], selected: null, line: null };
+  const state = { node: 0.5, edge: 1, pinned: new Set([3, 1]), groups: [{ name: "a & b: c", nodes: [3] }], selected: 4, line: 6 };
+  assert.deepEqual(read(written(state), 5, 7, begun), state);
+  assert.equal(read("", 5, 7, begun), begun);
+  assert.equal(read("something", 5, 7, begun), begun);
+  assert.deepEqual(read("n=7&e=&pin=9.x.1&sel=99&line=7&group=g:77", 5, 7, begun), { ...begun, pinned: new Set([1]) });
 });
 
 test("layers run upwards, positions to the right, and nodes of one place stand apart", () => {

@@ -63,6 +63,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "graph_effects": {"graph": "attribution_graph"},
     "graph_scores": {"graph": "attribution_graph"},
     "head_loadings": {"graph": "attribution_graph"},
+    "head_moves": {"graph": "attribution_graph"},
     "node_influence": {"graph": "attribution_graph"},
     "prune_graph": {"graph": "attribution_graph"},
     "query_key_attribution": {"graph": "attribution_graph"},

@@ -48,6 +48,8 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
     }
     answered = [(TEXT, int(model.run(TEXT).logits[0, -1].argmax()))]
     states = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    active = transcoders[1].encode(model.run(TEXT, read=["mlp_in.1"])["mlp_in", 1][0, -1:])[0].argmax()
+    one_feature = {"feature": f"L1F{int(active)}", "dictionaries": transcoders}
     return {
         "EntityExamples": entities,
         "entity_examples": {
@@ -66,6 +68,10 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
             **{"dictionary": own, "explanations": {1: "names"}, "judge": _always, "n": 1, "window": 4},
         },
         "local_judge": {"batch_size": 2},
+        "feature_attribution": one_feature,
+        "feature_graph_document": one_feature,
+        "score_attribution": {"head": "L1H0", "dictionaries": transcoders},
+        "virtual_scores": {"query": transcoders[0], "key": transcoders[0], "head": "L1H0"},
         "loading.load": {"source": room / "published", "model": None, "format": "saelens", "subfolder": None},
         "loading.load_set": {"source": room / "transcoders", "model": None, "subfolder": None},
         "dictionaries.architectures.": {

@@ -9,6 +9,7 @@ from caseback.cli import main
 from caseback.decode.dictionaries import Facts, TopK, save
 from caseback.localize.circuits import attribution_graph, load_graph
 from caseback.reports.graphs.attribution import attribution_graph_document
+from caseback.reports.graphs.feature import feature_graph_document
 from caseback.reports.graphs.flow import flow_graph_document
 
 FLOW = ("--method", "flow")
@@ -34,6 +35,36 @@ def test_the_command_gives_what_the_library_gives(capsys, tmp_path):
     assert status == 0 and "What leads to ␣Mary" in out and out.count("logits[") == 2
     status, out, _ = run(capsys, "5,1,2", *FLOW, "--ids", "--pos", "1", "--json")
     assert status == 0 and json.loads(out)["nodes"]["name"][0].endswith("@1")
+
+
+def test_the_command_draws_what_one_feature_reads(capsys, tmp_path):
+    model = cb.load("meadow")
+    dictionaries = [
+        TopK(160, 64, k=4, seed=i, facts=Facts(site=site)) for i, site in enumerate(("resid_post.0", "attn_out.2"))
+    ]
+    for one in dictionaries:
+        save(one, tmp_path / f"{one.facts.site}.safetensors")
+    state = model.run(PROMPT, read=["attn_out.2"])["attn_out", 2][0, 6][None]
+    name = f"L2F{int(dictionaries[1].encode(state).argmax())}:attn_out"
+    files = [
+        text for one in dictionaries for text in ("--dictionaries", str(tmp_path / f"{one.facts.site}.safetensors"))
+    ]
+    page = tmp_path / "graph.html"
+    options = (PROMPT, "--feature", name, "--pos", "6", *files)
+    status, out, err = run(capsys, *options, "--query-key", "2", "--html", str(page), "--json")
+    assert status == 0, err
+    expected = feature_graph_document(model, PROMPT, name, dictionaries, pos=6, query_key=2)
+    assert json.loads(out) == json.loads(json.dumps(expected)) and len(expected["attention"]) == 2
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    ways = {way for heads in expected["edges"]["heads"] for way, _ in heads}
+    assert ways <= {f"L2H{head}" for head in range(model.n_heads)}
+    total = sum(expected["edges"]["weight"])
+    assert abs(total) > 0.1 and expected["scores"][0]["value"] <= 1
+    status, out, _ = run(capsys, *options)
+    assert status == 0 and f"What leads to {name}@6, by feature" in out and "Why heads look" in out
+    for more in (("--target", " Mary"), FLOW):
+        status, _, err = run(capsys, *options, *more)
+        assert status and "--feature is explained with" in err
 
 
 def test_the_command_draws_attribution_and_writes_it_for_other_viewers(capsys, tmp_path):

@@ -105,7 +105,7 @@ def test_a_document_holds_no_more_than_it_may(model, graph):
     found = attribution_graph_document(model, PROMPT, graph=graph, interventions=0, most_nodes=20, most_edges=50)
     kinds = found["nodes"]["kind"]
     assert len(kinds) - kinds.count("embed") - kinds.count("logits") <= 20 and len(found["edges"]["weight"]) <= 50
-    for wrong in ({"interventions": -1}, {"most_nodes": 0}, {"most_edges": 0}, {"k": 0}):
+    for wrong in ({"interventions": -1}, {"query_key": -1}, {"most_nodes": 0}, {"most_edges": 0}, {"k": 0}):
         with pytest.raises(OutOfRange, match="expected 0 or more interventions"):
             attribution_graph_document(model, PROMPT, graph=graph, **wrong)
 

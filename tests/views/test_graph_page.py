@@ -49,8 +49,9 @@ def test_readers_without_javascript_have_tables():
     before = text.split("<script")[0]
     best = max(range(40), key=lambda i: document["nodes"]["influence"][i])
     assert document["nodes"]["name"][best] in before and "Error nodes carry 38 % of the answer" in before
-    assert before.count("<tr><td>") == 2 + 2 + 40 + 60 + len(strongest_paths(document)) + 2
+    assert before.count("<tr><td>") == 2 + 2 + 40 + 60 + len(strongest_paths(document)) + 1 + 2
     assert "L3H2 60%, L2H0 40%" in before and "replacement" in before
+    assert "Why heads look where they look" in before and "bias × rest −0.25" in before
 
 
 def in_terminal(document, **how):
@@ -62,9 +63,17 @@ def in_terminal(document, **how):
 def test_the_terminal_has_scores_warnings_nodes_and_paths():
     document = planted_graph()
     told = in_terminal(document, top=3)
-    for text in ("␣Austin (41%)", "replacement 0.62", "! Error nodes carry 38 %", "40 nodes, 120 edges", "−2.40"):
+    for text in (
+        "(90%): L",
+        "+2.50 of +3.50",
+        "␣Austin (41%)",
+        "replacement 0.62",
+        "! Error nodes carry 38 %",
+        "40 nodes, 120 edges",
+        "−2.40",
+    ):
         assert text in told
-    paths = told.split("The strongest paths")[1].split("Interventions")[0].strip().splitlines()
+    paths = told.split("The strongest paths")[1].split("Why heads look")[0].strip().splitlines()
     assert len(paths) == 3 and all("→" in line and line.lstrip()[0] in "+−" for line in paths)
     flow = in_terminal(flow_graph_document(cb.load("meadow"), "Mary gave the ball to"))
     assert ", by flow" in flow and "resid_mid" not in flow.split("The strongest paths")[0]
@@ -166,6 +175,47 @@ def test_keys_walk_pin_and_let_go_and_a_link_leads_back(tab, tmp_path):
     assert tab.evaluate("document.querySelectorAll('.pinned-list li').length") == 1
     press(tab, "p", "Escape")
     assert tab.evaluate(CARD) is None and "pin=" not in tab.evaluate("location.hash")
+
+
+CLICK = """(() => {{ const box = document.querySelector('.graph-over').getBoundingClientRect();
+  const at = {{ clientX: box.left + {x}, clientY: box.top + {y}, bubbles: true }};
+  document.querySelector('.graph-over').dispatchEvent(new MouseEvent('click', at)); }})()"""
+HEADS = "[...document.querySelectorAll('.node-panel details.graph-look')].map(x => [x.dataset.head, x.open])"
+
+
+@needs_browser
+@pytest.mark.browser
+def test_an_edge_and_its_target_say_which_heads_carry_it_and_why_they_look_there(tab, tmp_path):
+    document = planted_graph(60, 220) | {"supernodes": []}
+    nodes, edges, (row,) = document["nodes"], document["edges"], document["attention"]
+    source, target = (nodes["name"].index(row["pairs"][0][i]) for i in (1, 0))
+    line = next(
+        e for e, ends in enumerate(zip(edges["source"], edges["target"], strict=True)) if ends == (source, target)
+    )
+    path = tmp_path / "graph.html"
+    opened(tab, document, path, f"#n=1&e=1&line={line}")
+    card = tab.evaluate("document.querySelector('.node-panel').textContent")
+    assert "L3H260%" in card and "L2H040%" in card and "+2.50" in card and "−0.25" in card
+    assert tab.evaluate(HEADS) == [["L3H2", True]]
+    tab.evaluate("document.querySelector('.node-panel .feature-link').click()")
+    assert tab.evaluate(CARD) == nodes["name"][source] and "line=" not in tab.evaluate("location.hash")
+    opened(tab, document, path, f"#n=1&e=1&sel={target}")
+    heaviest = sorted((e for e, i in enumerate(edges["target"]) if i == target), key=lambda e: -abs(edges["weight"][e]))
+    assert len(heaviest) <= 8 and tab.evaluate(HEADS) == [["L3H2", False]]
+    opened(tab, document, path)
+    assert tab.evaluate(HEADS) == [["L3H2", False]]
+    # a click beside all nodes finds the edge that the tip is of
+    tab.evaluate("document.querySelector('.graph-over').scrollIntoView()")
+    wide, high = tab.evaluate(
+        "[document.querySelector('.graph-over').clientWidth, document.querySelector('.graph-over').clientHeight]"
+    )
+    for at in range(40):
+        tab.evaluate(CLICK.format(x=wide * (0.2 + at / 64), y=high / 2))
+        if "line=" in tab.evaluate("location.hash"):
+            break
+    assert "→" in tab.evaluate(CARD) and "line=" in tab.evaluate("location.hash")
+    press(tab, "Escape")
+    assert tab.evaluate(CARD) is None and "line=" not in tab.evaluate("location.hash")
 
 
 @needs_browser

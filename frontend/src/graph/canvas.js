@@ -21,10 +21,10 @@ const LEGIBLE = 34; // pixels of a name that is cut off
 
 /**
  * options: graph, tokens [{visible}], label(i) → text, tip(i) and edgeTip(e) → nodes,
- *   onSelect(i | null), onPin(i), say(i) → text read aloud
+ *   onSelect(i | null), onLine(e): an edge is chosen, onPin(i), say(i) → text read aloud
  * Returns {element, draw(drawn, {selected, pinned}, inMotion), lead(i), tell()}.
  */
-export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect, onPin }) {
+export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect, onLine, onPin }) {
   const layers = ["edges", "nodes", "over"].map((name) => h("canvas", { class: `graph-${name}`, "aria-hidden": "true" }));
   const [edgeCanvas, , overCanvas] = layers;
   const stack = h("div", { class: "graph-stack" }, layers);
@@ -37,7 +37,7 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
   const element = h("div", { class: "graph-view" }, scroller, live);
   let drawn = null,
     laid = null,
-    state = { selected: null, pinned: new Set() },
+    state = { selected: null, line: null, pinned: new Set() },
     hovered = null,
     hoveredEdge = null,
     queued = false,
@@ -231,8 +231,9 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
     context.clearRect(0, 0, laid.width, laid.height);
     const chosen = state.selected !== null && drawn.nodes[state.selected] ? state.selected : null;
     const looked = hovered ?? chosen;
-    edgeCanvas.classList.toggle("far", looked !== null || hoveredEdge !== null);
-    const listed = looked === null ? (hoveredEdge === null ? [] : [hoveredEdge]) : drawn.edges.filter((e) => graph.edges.source[e] === looked || graph.edges.target[e] === looked);
+    const line = hoveredEdge ?? state.line;
+    edgeCanvas.classList.toggle("far", looked !== null || line !== null);
+    const listed = looked === null ? (line === null ? [] : [line]) : drawn.edges.filter((e) => graph.edges.source[e] === looked || graph.edges.target[e] === looked);
     const ends = new Set();
     for (const e of listed) {
       context.globalAlpha = 0.95;
@@ -331,7 +332,12 @@ export function graphCanvas({ graph, tokens, label, tip, edgeTip, say, onSelect,
   overCanvas.addEventListener("click", (event) => {
     const found = nodeAt(...at(event));
     if (found !== null && (event.ctrlKey || event.metaKey || event.shiftKey)) onPin(found);
-    else onSelect(found);
+    else if (found !== null) onSelect(found);
+    else {
+      const edge = edgeAt(...at(event));
+      if (edge === null) onSelect(null);
+      else onLine(edge);
+    }
   });
 
   function neighbour(key) {

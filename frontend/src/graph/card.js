@@ -3,6 +3,7 @@
 import { h, put, tokenChip, tokenText } from "../kit/dom.js";
 import { number, percent, signed } from "../kit/numbers.js";
 import { tipTable } from "../kit/tooltip.js";
+import { looks } from "./looks.js";
 
 const LISTED = 8; // edges each way
 const NAMED = 3; // heads of an edge in a line
@@ -22,9 +23,10 @@ const KINDS = {
   logits: "logit",
 };
 
-/** `see(text)` is a token's visible text. Returns {element, show(i | null), tip(i), edgeTip(e)}. */
+/** `see(text)` is a token's visible text. Returns {element, show(i | null), showEdge(e), tip(i), edgeTip(e)}. */
 export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
   const { nodes, edges } = doc;
+  const why = looks(doc, see);
   const element = h("div", { class: "node-panel" });
   const weight = (e) => (graph.signed ? signed(edges.weight[e]) : percent(edges.weight[e]));
   const colorOf = (e) => (graph.signs[e] === 0 ? "seq" : graph.signs[e] < 0 ? "foil" : "target");
@@ -63,10 +65,42 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
             h("span", { class: "bar-track" }, h("span", { class: `bar ${colorOf(e)}`, style: { width: `${(100 * Math.abs(edges.weight[e])) / most}%` } })),
             h("span", { class: "bar-value" }, weight(e)),
             edges.heads[e] ? h("span", { class: "edge-heads faint" }, `through ${heads(e)}`) : null,
+            why.of(e),
           );
         }),
       ),
     ];
+  }
+
+  /** An edge with all heads that it runs through, and why these look there. */
+  function showEdge(e) {
+    const end = (i) => h("button", { type: "button", class: "feature-link", on: { click: () => onSelect(i) } }, named(i));
+    const ways = edges.heads[e] ?? [];
+    const most = Math.max(...ways.map(([, share]) => Math.abs(share)), 1e-30);
+    put(
+      element,
+      h("h3", { class: "node-name" }, end(edges.source[e]), " → ", end(edges.target[e])),
+      h("dl", { class: "node-numbers" }, [["weight", weight(e)], ["of all its target gets", percent(graph.strength[e])]].map(([name, value]) => [h("dt", {}, name), h("dd", { class: "num" }, value)])),
+      ways.length
+        ? [
+            h("h4", {}, "Through"),
+            h(
+              "ol",
+              { class: "bars edges graph-edge-list" },
+              ways.map(([name, share]) =>
+                h(
+                  "li",
+                  {},
+                  h("span", { class: "bar-name" }, name === "skip" ? "no head" : name),
+                  h("span", { class: "bar-track" }, h("span", { class: "bar seq", style: { width: `${(100 * Math.abs(share)) / most}%` } })),
+                  h("span", { class: "bar-value" }, share < 0 ? `against, ${percent(-share)}` : percent(share)),
+                ),
+              ),
+            ),
+          ]
+        : null,
+      why.of(e, true) ?? (ways.length ? h("p", { class: "note" }, "Why these heads look there is kept of those through which most influence moves.") : null),
+    );
   }
 
   const chips = (title, words, sign) =>
@@ -150,7 +184,7 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
   }
 
   function overview() {
-    const walk = h("p", { class: "note" }, "Click a node for its card; Shift-click or p pins it. Arrow keys walk along edges and rows.");
+    const walk = h("p", { class: "note" }, "Click a node or an edge for its card; Shift-click or p pins it. Arrow keys walk along edges and rows.");
     if (!graph.signed && edges.source.some((source, e) => nodes.pos[source] !== nodes.pos[edges.target[e]])) return [moves(), walk];
     const best = nodes.influence.map((_, i) => i).filter((i) => !graph.always[i]).sort((a, b) => nodes.influence[b] - nodes.influence[a]).slice(0, 14);
     const most = Math.max(...best.map((i) => nodes.influence[i]), 1e-30);
@@ -169,6 +203,7 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
           ),
         ),
       ),
+      doc.attention?.length ? [h("h3", { class: "graph-looks" }, "Why heads look where they look"), why.all()] : null,
       walk,
     ];
   }
@@ -176,6 +211,7 @@ export function cards(doc, graph, see, { isPinned, onPin, onSelect, isShown }) {
   return {
     element,
     show,
+    showEdge,
     tip: (i) => {
       const words = nodes.words[i];
       return tipTable(named(i), numbers(i), words?.up.length ? h("div", { class: "tip-more" }, words.up.map((text) => see(text)).join("  ")) : null);

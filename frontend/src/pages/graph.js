@@ -18,6 +18,7 @@ const METHODS = {
   flow: ["Information flow routes", "Primer 3.2.28"],
   attribution: ["Attribution graph", "B.4"],
   "feature circuit": ["Feature circuit", "Primer 3.2.29"],
+  feature: ["What a feature reads, one step back", "Primer 3.2.30"],
 };
 
 function sections(given) {
@@ -31,8 +32,9 @@ function sections(given) {
     pinned: new Set(doc.supernodes.length ? [...doc.supernodes.flatMap(({ nodes }) => nodes), ...graph.sinks] : []),
     groups: doc.supernodes.map(({ name, nodes }) => ({ name, nodes })),
     selected: null,
+    line: null,
   };
-  let state = read(location.hash.slice(1), graph.size, begun);
+  let state = read(location.hash.slice(1), graph.size, doc.edges.source.length, begun);
   let drawn = null;
 
   const card = cards(doc, graph, see, { isPinned: (i) => state.pinned.has(i), onPin: pin, onSelect: lead, isShown: (i) => Boolean(drawn?.nodes[i]) });
@@ -44,6 +46,7 @@ function sections(given) {
     edgeTip: card.edgeTip,
     say: (i) => `${doc.nodes.name[i]} ${see(doc.nodes.text[i])}, influence ${number(doc.nodes.influence[i])}${state.pinned.has(i) ? ", pinned" : ""}`,
     onSelect: select,
+    onLine: (line) => change({ selected: null, line }),
     onPin: pin,
   });
   const pins = pinnedView(doc, graph, see, {
@@ -61,7 +64,7 @@ function sections(given) {
   });
 
   function select(i) {
-    change({ selected: i });
+    change({ selected: i, line: null });
   }
   function lead(i) {
     select(i);
@@ -84,7 +87,8 @@ function sections(given) {
     edgeSlider.tell(state.edge, `${count(drawn.edges.length)} of ${count(doc.edges.source.length)}`);
     canvas.draw(drawn, state, "node" in changed || "edge" in changed);
     if ("pinned" in changed || "groups" in changed) pins.show(state.pinned, state.groups);
-    card.show(state.selected);
+    if (state.line === null) card.show(state.selected);
+    else card.showEdge(state.line);
   }
 
   // a slider may speak more often than the screen is drawn
@@ -101,13 +105,13 @@ function sections(given) {
   const nodeSlider = slider("nodes", linear("of the influence"), (node) => move({ node }));
   const edgeSlider = slider("edges", doc.about.edge_slider === "weight" ? byWeight(doc) : linear("of the weight"), (edge) => move({ edge }));
   addEventListener("hashchange", () => {
-    state = read(location.hash.slice(1), graph.size, begun);
+    state = read(location.hash.slice(1), graph.size, doc.edges.source.length, begun);
     show({ node: state.node, pinned: state.pinned, groups: state.groups });
   });
   addEventListener("keydown", (event) => {
-    if (state.selected === null || event.ctrlKey || event.metaKey || event.target.closest?.("input")) return;
+    if ((state.selected === null && state.line === null) || event.ctrlKey || event.metaKey || event.target.closest?.("input")) return;
     if (event.key === "Escape") select(null);
-    if (event.key === "p") {
+    if (event.key === "p" && state.selected !== null) {
       pin(state.selected);
       canvas.tell();
     }
@@ -228,7 +232,7 @@ const reading = (graph) => [
   graph.signed
     ? ["Colors", "An edge is orange where, followed to the end, it supports the target, and blue where it speaks against it or for the foil. Gray, in diamonds, is what the replacement leaves unexplained."]
     : ["Weights", "How much nearer a write brings the sum that it goes into: shares without a sign, so they say nothing for or against the target. Words are the logit lens’ reading of the stream, or of what an MLP writes."],
-  ["Link", "The address holds thresholds, pins, groups and the chosen node: copy it to show what you see."],
+  ["Link", "The address holds thresholds, pins, groups and the chosen node or edge: copy it to show what you see."],
 ];
 
 page(sections);

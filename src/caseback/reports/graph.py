@@ -33,7 +33,7 @@ NODE_COLUMNS = (
     *("text", "words", "examples", "probability"),
 )
 EDGE_COLUMNS = ("source", "target", "weight", "share", "heads")
-_METHODS = ("attribution", "flow", "feature circuit")
+_METHODS = ("attribution", "flow", "feature circuit", "feature")
 Columns = Annotated[Mapping[str, Any], JUDGED_BY_THE_FUNCTION]
 Rows = Annotated[Sequence[Any], JUDGED_BY_THE_FUNCTION]
 
@@ -98,6 +98,12 @@ def _lengths(document: Mapping[str, Any]) -> None:
         _expect_whole(row["nodes"], 0, count, f"a node of the intervention {row['name']!r}")
         given = [row["factor"], row["predicted"], row["measured"]]
         _expect(all(map(_is_number, given)), f"whose intervention {row['name']!r} has {given}", "three numbers")
+    for row in document.get("attention", ()):
+        _expect_whole([row["query"], row["key"]], 0, len(document["tokens"]), f"a place of {row['head']!r}")
+        given = [row["share"], row["pattern"], row["score"], *(value for _, _, value in row["pairs"])]
+        texts = [row["head"], *(text for pair in row["pairs"] for text in pair[:2])]
+        fits = all(map(_is_number, given)) and all(isinstance(text, str) for text in texts)
+        _expect(fits, f"whose attention of {row['head']!r} has {given} and {texts}", "numbers, and names of nodes")
     for examples in nodes["examples"]:
         for example in examples or ():
             sizes = len(example["tokens"]), len(example["activations"])
@@ -165,6 +171,7 @@ def graph_document(
     supernodes: Rows = (),
     interventions: Rows = (),
     warnings: Rows = (),
+    attention: Rows = (),
     k: int = 6,
 ) -> dict[str, Any]:
     """Put columns of nodes and edges together with the prompt and what the model predicts there, and check them.
@@ -176,9 +183,9 @@ def graph_document(
     prompt
         One prompt.
     about
-        How it was made: ``method``, one of ``"attribution"``, ``"flow"`` and ``"feature circuit"``, and more facts.
-        Where ``signed`` is False, weights are shares without a sign; where ``edge_slider`` is ``"weight"``, an edge's
-        share is 1 less the weight from which on it is drawn.
+        How it was made: ``method``, one of ``"attribution"``, ``"flow"``, ``"feature circuit"`` and ``"feature"``, and
+        more facts. Where ``signed`` is False, weights are shares without a sign; where ``edge_slider`` is ``"weight"``,
+        an edge's share is 1 less the weight from which on it is drawn.
     targets
         What it explains: ``text``, ``id``, ``probability`` and ``weight`` of each token; a foil's weight is negative.
     nodes
@@ -197,6 +204,9 @@ def graph_document(
         ``name``, ``nodes``, ``factor``, ``predicted`` and ``measured`` of each: effects on the targets' metric.
     warnings
         Sentences.
+    attention
+        ``head``, ``query``, ``key``, ``share``, ``pattern``, ``score`` and ``pairs`` of each head at a place whose
+        score is split: what stands at the query, what stands at the key, and what the two make of it.
     k
         How many of the model's predictions are listed.
 
@@ -237,6 +247,7 @@ def graph_document(
         _expect(isinstance(facts, Mapping), f"whose {name} is {facts!r:.80}", "values by name")
     rows = {"targets": targets, "scores": scores, "supernodes": supernodes}
     rows |= {"interventions": interventions, "warnings": warnings}
+    rows |= {"attention": attention} if attention else {}
     for name, listed in rows.items():
         _expect(isinstance(listed, list | tuple), f"whose {name} are {listed!r:.80}", "a list")
     nodes = {"share": cumulative_shares(nodes["influence"]), **nodes}

@@ -40,11 +40,17 @@ def graph(
     of_features: Dictionaries = Dictionaries().worded(
         dictionaries="Of attribution: transcoders, a file or a set's folder each; by default neurons are nodes."
     ),
+    feature: Annotated[
+        str | None, Option(help="Explain a feature of the dictionaries, such as L2F31 or L2F31:attn_out, at --pos.")
+    ] = None,
     max_nodes: Annotated[int, Option(min=1, help="Of attribution: units that are split further.")] = 500,
     node: Annotated[float, Option(help="Of attribution: the share of influence whose nodes are shown.")] = 0.8,
     edge: Annotated[float, Option(help="Of attribution: the share of influence whose edges are shown.")] = 0.98,
     gate: Annotated[str, Option(help="Of attribution: half or frozen, how gated neurons are split.")] = "half",
     effects: Annotated[int, Option(min=0, help="Of attribution: strongest units taken out of the model.")] = 10,
+    query_key: Annotated[
+        int, Option(min=0, help="Of attribution: heads at a place whose look is explained by pairs of nodes.")
+    ] = 8,
     notes: Annotated[
         list[Path] | None, Option(help="Of attribution: a file of people's notes, as caseback label writes it.")
     ] = None,
@@ -56,7 +62,7 @@ def graph(
     ] = None,
     cut: Threshold = Threshold(0.04).worded(threshold="Of flow: lighter edges are hidden at first."),
     least: Annotated[float | None, Option(help="Of flow: lighter edges are left out; by default 0.01.")] = None,
-    pos: OnePos = OnePos().worded(pos="Of flow: the position whose prediction is explained; by default the last."),
+    pos: OnePos = OnePos().worded(pos="Of flow and --feature: the position explained; by default the last."),
     top: Top = Top(5).worded(top="How many of the strongest paths are listed."),
     ids: Ids = Ids(),
     save: Save = Save().worded(save="Of attribution: write the graph as other viewers read it, to this file."),
@@ -65,11 +71,17 @@ def graph(
     """Draw what led to a prediction: a graph by layer and position, with sliders, cards and pins."""
     if by.method not in METHODS:
         raise CasebackError(f"no method is called {by.method!r}. {did_you_mean(by.method, METHODS)}")
+    others = save.save or contrast.target or contrast.foil or supernodes or by.method == "flow"
+    if feature is not None and (others or not of_features.dictionaries):
+        raise CasebackError(
+            "--feature is explained with --dictionaries, its own among them, and without --target, --foil, "
+            "--supernodes, --save and --method flow"
+        )
     if by.method == "flow" and (
         save.save or of_features.dictionaries or contrast.target or contrast.foil or supernodes
     ):
         raise CasebackError("--save, --dictionaries, --target, --foil and --supernodes are for --method attribution")
-    if by.method == "attribution" and pos.pos != -1:
+    if by.method == "attribution" and pos.pos != -1 and feature is None:
         raise CasebackError(f"--pos {pos.pos}: a graph by attribution explains the last position; shorten the prompt")
     assert cut.threshold is not None
     given = prompt_of(prompt, ids.ids)
@@ -77,6 +89,7 @@ def graph(
         from caseback.localize.circuits import attribution_graph, load_supernodes, prune_graph, save_graph
         from caseback.model.notes import Notes
         from caseback.reports.graphs.attribution import attribution_graph_document
+        from caseback.reports.graphs.feature import feature_graph_document
         from caseback.reports.graphs.flow import flow_graph_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.graphs.graph import print_graph
@@ -87,6 +100,9 @@ def graph(
             document = flow_graph_document(
                 model, tokens, threshold=cut.threshold, least=least, pos=pos.pos, progress=True
             )
+        elif feature is not None:
+            listed = dictionaries_of(of_features.dictionaries, model)
+            document = feature_graph_document(model, tokens, feature, listed, pos=pos.pos, query_key=query_key)
         else:
             dictionaries = dictionaries_of(of_features.dictionaries, model) or "neurons"
             whole = attribution_graph(
@@ -108,6 +124,7 @@ def graph(
                 node=node,
                 edge=edge,
                 interventions=effects,
+                query_key=query_key,
                 notes=[Notes.load(path) for path in notes or []],
                 supernodes=groups,
                 features=[_document(path) for path in examples or []],

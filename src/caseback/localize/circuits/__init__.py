@@ -8,12 +8,16 @@ from caseback.localize.circuits.attribution_graphs.as_circuit import save_graph 
 from caseback.localize.circuits.attribution_graphs.attribute import attribution_graph as attribution_graph
 from caseback.localize.circuits.attribution_graphs.effects import graph_effects as graph_effects
 from caseback.localize.circuits.attribution_graphs.expected_weights import expected_weights as expected_weights
+from caseback.localize.circuits.attribution_graphs.feature_inputs import feature_attribution as feature_attribution
+from caseback.localize.circuits.attribution_graphs.feature_scores import score_attribution as score_attribution
 from caseback.localize.circuits.attribution_graphs.heads import head_loadings as head_loadings
+from caseback.localize.circuits.attribution_graphs.heads import head_moves as head_moves
 from caseback.localize.circuits.attribution_graphs.influence import edge_influence as edge_influence
 from caseback.localize.circuits.attribution_graphs.influence import graph_scores as graph_scores
 from caseback.localize.circuits.attribution_graphs.influence import node_influence as node_influence
 from caseback.localize.circuits.attribution_graphs.influence import prune_graph as prune_graph
 from caseback.localize.circuits.attribution_graphs.queries import query_key_attribution as query_key_attribution
+from caseback.localize.circuits.attribution_graphs.virtual_scores import virtual_scores as virtual_scores
 from caseback.localize.circuits.attribution_graphs.virtual_weights import virtual_weights as virtual_weights
 from caseback.localize.circuits.completeness import completeness as completeness
 from caseback.localize.circuits.contextual import cdt as cdt

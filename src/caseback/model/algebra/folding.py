@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError
@@ -35,6 +35,15 @@ def fold(norm: Norm, weight: Float[Tensor, "*dims d_in d_out"]) -> Float[Tensor,
     """M diag(gamma) W, which reads the bare norm as W reads the norm."""
     weight = at_least_float32(weight) * norm.gamma[:, None].to(weight)
     return weight - weight.mean(-2, keepdim=True) if norm.centred else weight
+
+
+@torch.no_grad()
+def embedded(anatomy: Anatomy, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
+    """What the embeddings of some tokens write to the stream: with their scale, projection and norm."""
+    x = anatomy.embed.forward(ids)
+    for module in (anatomy.embed_project, anatomy.embed_norm):
+        x = x if module is None else module.forward(x)
+    return at_least_float32(x) * anatomy.embed_scale
 
 
 class Folded(Weights):
@@ -72,14 +81,8 @@ class Folded(Weights):
     @cached_property
     def W_E(self) -> Float[Tensor, "vocab d_model"]:
         """What each token's embedding writes to the stream: with its scale, projection and norm."""
-        anatomy = self.anatomy
-        with torch.no_grad():
-            table = self.plain.W_E
-            ids = torch.arange(len(table), device=table.device)
-            x = anatomy.embed.forward(ids)
-            for module in (anatomy.embed_project, anatomy.embed_norm):
-                x = x if module is None else module.forward(x)
-        return self._centre(at_least_float32(x) * anatomy.embed_scale)
+        table = self.plain.W_E
+        return self._centre(embedded(self.anatomy, torch.arange(len(table), device=table.device)))
 
     @cached_property
     def W_pos(self) -> Float[Tensor, "pos d_model"]:

@@ -36,6 +36,7 @@ from caseback.model.running.tokens import PromptsLike
 from caseback.reports.concepts.features import FEATURES
 from caseback.reports.document import Document
 from caseback.reports.graph import cumulative_shares, graph_document
+from caseback.reports.graphs.looks import looks
 
 __all__ = ["attribution_graph_document"]
 
@@ -61,6 +62,7 @@ def attribution_graph_document(
     edge: float = 0.98,
     gate: str = "half",
     interventions: int = 10,
+    query_key: int = 8,
     most_nodes: int = 1000,
     most_edges: int = 20_000,
     k: int = 6,
@@ -80,6 +82,9 @@ def attribution_graph_document(
         Where the sliders start: as for ``prune_graph``. More is in the document, as far as ``most_nodes`` allows.
     interventions
         How many of the strongest units are taken out of the model, one by one.
+    query_key
+        Of how many heads at a query and a key, those through which most influence moves, the document says why they
+        look there: ``attention``, with the heaviest pairs of nodes in each score.
     most_nodes, most_edges
         What a page holds at most.
     k
@@ -121,10 +126,10 @@ def attribution_graph_document(
     >>> document["about"]["method"], [score["name"] for score in document["scores"]][0]
     ('attribution', 'replacement')
     """
-    if interventions < 0 or most_nodes < 1 or most_edges < 1 or k < 1:
+    if min(interventions, query_key) < 0 or most_nodes < 1 or most_edges < 1 or k < 1:
         raise OutOfRange(
-            f"interventions={interventions}, most_nodes={most_nodes}, most_edges={most_edges}, k={k}: expected 0 or "
-            "more interventions and 1 or more of the others"
+            f"interventions={interventions}, query_key={query_key}, most_nodes={most_nodes}, most_edges={most_edges}, "
+            f"k={k}: expected 0 or more interventions and query_key, and 1 or more of the others"
         )
     labels = _labels(model, dictionaries, [notes] if isinstance(notes, Notes) else list(notes))
     if graph is None:
@@ -180,6 +185,7 @@ def attribution_graph_document(
             *([] if effects is None else _interventions(effects, {name: [i] for name, i in number.items()})),
         ],
         warnings=_warnings(graph, scores, effects),
+        attention=looks(model, shown, dictionaries, query_key),
         k=k,
     )
 

@@ -66,7 +66,11 @@ def _tables(document: Mapping[str, Any]) -> str:
     ]
     prompt = "".join(visible(token["text"]) for token in document["tokens"])
     targets = [
-        (visible(target["text"]), percent(target["probability"]), signed(target["weight"]))
+        (
+            visible(target["text"]),
+            "" if target["probability"] is None else percent(target["probability"]),
+            signed(target["weight"]),
+        )
         for target in document["targets"]
     ]
     strongest = sorted(range(len(names)), key=lambda i: -nodes["influence"][i])[:_LISTED]
@@ -106,6 +110,21 @@ def _tables(document: Mapping[str, Any]) -> str:
             ("path", "strength"),
             [(" → ".join(names[i] for i in path.nodes), signed(path.strength)) for path in strongest_paths(document)],
         ),
+        table(
+            "Why heads look where they look",
+            ("head", "from", "to", "attention", "pairs"),
+            [
+                (
+                    row["head"],
+                    *(f"{visible(document['tokens'][row[end]]['text'])} {row[end]}" for end in ("query", "key")),
+                    percent(row["pattern"]),
+                    ", ".join(f"{one} × {other} {signed(value)}" for one, other, value in row["pairs"]),
+                )
+                for row in document["attention"]
+            ],
+        )
+        if document.get("attention")
+        else "",
         table("Interventions", ("what", "times", "predicted", "measured"), tried) if tried else "",
     ]
     warnings = "".join(f"<li>{html.escape(text)}</li>" for text in document["warnings"])

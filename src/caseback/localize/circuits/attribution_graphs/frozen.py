@@ -78,6 +78,12 @@ class Attention:
 
     def push_values(self, below: Rows, *, biases: bool = False) -> Float[Tensor, "head query row d_head"]:
         """Each head's z of streams."""
+        v = self.values_of(below, biases=biases)
+        heads, n, rows, width = v.shape
+        return (self.pattern @ v.reshape(heads, n, rows * width)).view(heads, n, rows, width)
+
+    def values_of(self, below: Rows, *, biases: bool = False) -> Float[Tensor, "head key row d_head"]:
+        """Each head's values of streams, before its pattern mixes them."""
         if self.norm is not None:
             below = self.norm.frozen(below, self.scale[:, None])
             below = below if not biases or self.norm.beta is None else below + self.norm.beta
@@ -86,12 +92,10 @@ class Attention:
         v = below @ self.values.transpose(0, 1).reshape(-1, groups * width)
         v = v.view(n, rows, groups, width)
         v = v + self.values_bias if biases else v
-        heads = len(self.pattern)
-        v = v.repeat_interleave(heads // groups, 2)
+        v = v.repeat_interleave(len(self.pattern) // groups, 2)
         if self.slopes is not None:
             v = v * self.slopes[:, None]
-        z = self.pattern @ v.permute(2, 0, 1, 3).reshape(heads, n, rows * width)
-        return z.view(heads, n, rows, width)
+        return v.permute(2, 0, 1, 3)
 
     def push_z(self, z: Float[Tensor, "head query row d_head"]) -> Rows:
         """What attention writes of each head's z."""

@@ -1,4 +1,4 @@
-"""Through which heads each edge of an attribution graph runs (B.5; Kamath et al. 2025).
+"""Through which heads each edge of an attribution graph runs, and from where to where (B.5; Kamath et al. 2025).
 
     loading_h(t, s) = sum over positions of (r_t pulled down to head h's z) . (what s wrote, pushed up to it)
 
@@ -9,7 +9,7 @@ both.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.localize.circuits.attribution_graphs.influence import edge_influence
 from caseback.localize.circuits.attribution_graphs.restored import errors_of, readers_in, replaced_of
 from caseback.localize.circuits.attribution_graphs.rows import Readers, downward
+from caseback.localize.circuits.attribution_graphs.sources import Replacement
 from caseback.localize.circuits.attribution_graphs.streams import Layer, own_writes, streams
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
@@ -67,19 +69,15 @@ def head_loadings(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons"
     """
     if top < 1:
         raise OutOfRange(f"top is {top}: expected 1 or more")
-    replaced = replaced_of(model, graph, dictionaries)
-    network = replaced.network
-    names = [name for name in graph["writer"].values.tolist() if name != "bias"]
     with torch.no_grad():
-        order, readers = readers_in(replaced, graph)
-        written = own_writes(replaced, names, errors_of(replaced, names))
-        zs = [layer.z for layer in streams(replaced, written)]
-        above = readers.rows.new_zeros(network.n_positions, len(readers), model.d_model)
+        ways = _ways(model, graph, dictionaries)
+        network, names, readers, above = ways.replaced.network, ways.names, ways.readers, ways.above()
+        zs = [layer.z for layer in streams(ways.replaced, ways.written)]
         best = readers.rows.new_zeros(len(readers), len(names), top)
         which = torch.full(best.shape, -1, dtype=torch.long, device=best.device)
-        direct = contracted(readers, streams(replaced, written, attend=False))
+        direct = contracted(readers, streams(ways.replaced, ways.written, attend=False))
         heads, first = [], 0
-        for layer, _, active in downward(replaced, readers, above):
+        for layer, _, active in downward(ways.replaced, readers, above):
             pulled = network.attention[layer].pull_z(active)
             loadings = best.new_zeros(*best.shape[:2], len(pulled))
             loadings[: active.shape[1]] = torch.einsum("hqte,hqse->tsh", pulled, zs[layer])
@@ -89,7 +87,7 @@ def head_loadings(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons"
             every, ids = torch.cat([best, loadings], -1), torch.cat([which, numbers.expand_as(loadings)], -1)
             largest = every.abs().topk(top, -1).indices
             best, which = every.gather(-1, largest), ids.gather(-1, largest)
-        best, which, direct = (_unsorted(x, order) for x in (best, which, direct))
+        best, which, direct = (_unsorted(x, ways.order) for x in (best, which, direct))
     named = np.array([*heads, ""], dtype=object)[torch.where(best == 0, -1, which).cpu().numpy()]
     coords = {"reader": graph["reader"].values, "writer": names}
     attrs = {"technique": head_loadings, "model": model}
@@ -97,6 +95,89 @@ def head_loadings(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons"
     arrays = {"loading": loading, "head": (("reader", "writer", "k"), named)}
     arrays["direct"] = (("reader", "writer"), direct.cpu().numpy())
     return xr.Dataset(arrays, attrs=loading.attrs)
+
+
+@technique(
+    entry=("B.5",),
+    citation="Kamath et al. 2025",
+    cost="two products through OV a layer, and writers x positions^2 x d_model",
+)
+def head_moves(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons") -> xr.Dataset:
+    """From where to where each head carries the influence of an attribution graph.
+
+        share_h(q, k) = sum over edges of influence / weight x (reader's direction at h, q) . a_hqk (writer's v at k)
+
+    Parameters
+    ----------
+    model, dictionaries
+        Those that the graph was made with.
+    graph
+        A pruned graph: all its edges are looked at.
+
+    Returns
+    -------
+    xarray.Dataset
+        By (head, query, key): ``share``, how much of the targets' weight moves through the head from the key to the
+        query, negative where it lessens the edges that it carries; an edge over two heads counts in both. ``pattern``,
+        the head's attention.
+
+    Raises
+    ------
+    ResultError
+        For a graph of another model or other dictionaries.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.localize.circuits import attribution_graph, head_moves, prune_graph
+    >>> model = cb.load("meadow")
+    >>> graph = prune_graph(attribution_graph(model, "Mary gave the ball to", targets=" John", max_nodes=50))
+    >>> moves = head_moves(model, graph)
+    >>> moves.share.dims, bool((abs(moves.share).max("head").sel(query=0, key=3)) == 0)
+    (('head', 'query', 'key'), True)
+    """
+    with torch.no_grad():
+        ways = _ways(model, graph, dictionaries)
+        network, readers, above = ways.replaced.network, ways.readers, ways.above()
+        passing = edge_influence(graph).sel(writer=ways.names).values
+        weight = graph["weight"].sel(writer=ways.names).values
+        per_weight = np.divide(passing, weight, out=np.zeros_like(passing), where=weight != 0)
+        factor = torch.as_tensor(per_weight).to(above)[ways.order]
+        layers = zip(network.attention, streams(ways.replaced, ways.written), strict=False)
+        values = [attention.values_of(layer.before) for attention, layer in layers]
+        shares, names = [], []
+        for layer, _, active in downward(ways.replaced, readers, above):
+            pulled = torch.einsum("ts,hqte->hqse", factor[: active.shape[1]], network.attention[layer].pull_z(active))
+            moved = pulled.flatten(2) @ values[layer].flatten(2).mT
+            shares.insert(0, moved * network.attention[layer].pattern)
+            names = [*(head_name(layer, head) for head in range(len(moved))), *names]
+    coords = {"head": names, "query": np.arange(network.n_positions), "key": np.arange(network.n_positions)}
+    dims = ["head", "query", "key"]
+    share = labelled(torch.cat(shares), dims, coords, name="share", technique=head_moves, model=model)
+    pattern = torch.cat([attention.pattern for attention in network.attention])
+    return xr.Dataset({"share": share, "pattern": (dims, pattern.cpu().numpy())}, attrs=share.attrs)
+
+
+class _Ways(NamedTuple):
+    """A graph in its frozen network: its writers, what they wrote, and its readers in the order of layers."""
+
+    replaced: Replacement
+    names: list[str]
+    written: dict[int, Tensor]
+    order: Tensor
+    readers: Readers
+
+    def above(self) -> Float[Tensor, "pos reader d_model"]:
+        """Where the readers' directions are pulled down to."""
+        network, rows = self.replaced.network, self.readers.rows
+        return rows.new_zeros(network.n_positions, len(rows), network.model.d_model)
+
+
+def _ways(model: Model, graph: xr.Dataset, dictionaries: Any) -> _Ways:
+    replaced = replaced_of(model, graph, dictionaries)
+    names = [name for name in graph["writer"].values.tolist() if name != "bias"]
+    written = own_writes(replaced, names, errors_of(replaced, names))
+    return _Ways(replaced, names, written, *readers_in(replaced, graph))
 
 
 def contracted(readers: Readers, layers: Iterable[Layer]) -> Float[Tensor, "reader writer"]:

@@ -95,10 +95,7 @@ def query_key_attribution(
     >>> pairs.dims, float(pairs.attrs["gap"]) < 1e-3
     (('query_writer', 'key_writer'), True)
     """
-    layer, index = head_named(model, head)
-    for lacking in ("q_in", "k_in"):
-        if lacking in model.anatomy.lacks:
-            raise SiteAbsent(f"this model's scores are not split: {model.anatomy.lacks[lacking]}")
+    layer, index = head_of_scores(model, head)
     replaced = replaced_of(model, graph, dictionaries)
     network, n = replaced.network, replaced.network.n_positions
     at, to = (None if p is None else p + n if p < 0 else p for p in (query, key))
@@ -112,7 +109,7 @@ def query_key_attribution(
         constant = replaced.constants[0][layer]
         rest = network.at("attn_in", layer) - own.sum(1) - constant
         parts = torch.cat([own, rest[:, None], constant[:, None]], 1)
-        q, k = _read(network, layer, index)
+        q, k = projected(network, layer, index)
         queries = parts[at] @ q.maps[at].T
         keys = torch.einsum("ksd,ked->kse", parts[: at + 1], k.maps[: at + 1])
         queries[-1] += q.constants[at]
@@ -136,6 +133,22 @@ def query_key_attribution(
     return labelled(terms, [*dims, "key"], {**coords, "key": np.arange(at + 1)}, name="score", gap=gap, **attrs)
 
 
+def head_of_scores(model: Model, head: str) -> tuple[int, int]:
+    """A head's layer and number.
+
+    Raises
+    ------
+    ArgumentError
+        For what names no head of this model.
+    SiteAbsent
+        For families whose queries and keys are not read from the stream by heads.
+    """
+    for lacking in ("q_in", "k_in"):
+        if lacking in model.anatomy.lacks:
+            raise SiteAbsent(f"this model's scores are not split: {model.anatomy.lacks[lacking]}")
+    return head_named(model, head)
+
+
 def _streams_before(replaced: Replacement, names: list[str], layer: int) -> Float[Tensor, "pos writer d_model"]:
     """What writers wrote, as it stands before a layer's attention."""
     start = replaced.network.at("resid_pre", 0)
@@ -145,7 +158,7 @@ def _streams_before(replaced: Replacement, names: list[str], layer: int) -> Floa
     return next(islice(streams(replaced, written), layer, None)).before
 
 
-class _Projected(NamedTuple):
+class Projected(NamedTuple):
     """What of the stream enters a head's attention: (pos, d_head, d_model), (pos, d_head) and what it is here."""
 
     maps: Float[Tensor, "pos d_head d_model"]
@@ -153,7 +166,7 @@ class _Projected(NamedTuple):
     values: Float[Tensor, "pos d_head"]
 
 
-def _read(network: Frozen, layer: int, head: int) -> tuple[_Projected, _Projected]:
+def projected(network: Frozen, layer: int, head: int) -> tuple[Projected, Projected]:
     """A head's queries and keys, with norms' denominators held.
 
     A position's query reads that position alone, so one backward pass of the layer gives a row of the map everywhere.
@@ -170,5 +183,5 @@ def _read(network: Frozen, layer: int, head: int) -> tuple[_Projected, _Projecte
         rows = [run.grad(value, [("attn_in", layer)])["attn_in", layer][0] for value in totals]
         maps = at_least_float32(torch.stack(rows, 1))
         values = at_least_float32(values.detach())
-        sides.append(_Projected(maps, values - torch.einsum("ped,pd->pe", maps, stream), values))
+        sides.append(Projected(maps, values - torch.einsum("ped,pd->pe", maps, stream), values))
     return sides[0], sides[1]

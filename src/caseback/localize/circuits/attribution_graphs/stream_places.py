@@ -12,7 +12,7 @@ The stream is counted by the writes that it holds: 2l before layer l, one more b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import ArgumentError, LoadError, SiteAbsent
+from caseback.model.algebra.folding import embedded
 from caseback.model.algebra.writes import Branch
 from caseback.model.anatomy.dense import wide_matrix
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, as_site
-from caseback.model.anatomy.stream import expect_sums
+from caseback.model.anatomy.stream import expect_sums, expect_token_embeddings
 from caseback.model.graph.units import head_named
 from caseback.model.running.model import Model
 
@@ -63,11 +64,11 @@ class Features:
 
     def read_at(self) -> int:
         """How many writes the stream holds that they read."""
-        return _depth(self.model, self.site)
+        return depth_of(self.model, self.site)
 
     def written_at(self) -> int:
         """How many writes the stream holds, at least, that holds theirs."""
-        return _depth(self.model, self.target)
+        return depth_of(self.model, self.target)
 
     def reads(self, start: int, end: int) -> Float[Tensor, "feature d_model"]:
         """What each reads of the stream."""
@@ -82,7 +83,7 @@ class Features:
         """What each writes to the stream that holds so many writes."""
         rows = at_least_float32(self.dictionary.writes(*self._asked(start, end)).detach())
         layers = range(self.target.layer or 0, (self.target.layer or 0) + rows.shape[1])
-        before = sum(_depth(self.model, Site(self.target.name, layer)) <= depth for layer in layers)
+        before = sum(depth_of(self.model, Site(self.target.name, layer)) <= depth for layer in layers)
         return rows[:, :before].sum(1)
 
     def _asked(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,6 +93,43 @@ class Features:
         state = (state / state.square().mean().sqrt()).to(model.weights.W_U.dtype)
         features = torch.arange(start, end, device=model.device)
         return state.expand(1, layers, -1) if layers else state[None], torch.zeros_like(features), features
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every token's embedding as a source: what writes to the stream before the first layer."""
+
+    model: Model
+    count: int
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
+        """The tokens' ids, a block at a time."""
+        return ((start, min(start + size, self.count)) for start in range(0, self.count, size))
+
+    def written_at(self) -> int:
+        """Before any other write."""
+        return 0
+
+    def writes(self, start: int, end: int, depth: int) -> Float[Tensor, "token d_model"]:
+        """What each token's embedding is in the stream."""
+        return embedded(self.model.anatomy, torch.arange(start, end, device=self.model.device))
+
+
+def sources_of(model: Model, one: Any) -> Sequence[Features | Vocabulary]:
+    """A dictionary's features as sources, or for ``"embed"`` the vocabulary.
+
+    Raises
+    ------
+    ArgumentError, LoadError
+        As ``features_of``.
+    SiteAbsent
+        For families whose tokens have no embedding by themselves.
+    """
+    if not isinstance(one, str) or one != "embed":
+        return features_of(model, one, "source")
+    expect_sums(model.anatomy, "a weight between tokens and features")
+    expect_token_embeddings(model.anatomy)
+    return [Vocabulary(model, len(model.weights.W_E))]
 
 
 def features_of(model: Model, one: Any, side: str) -> list[Features]:
@@ -112,7 +150,7 @@ def features_of(model: Model, one: Any, side: str) -> list[Features]:
         raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site='resid_post.5')")
     site, target = (as_site(each) for each in given)
     across = getattr(one, "n_layers", 0)
-    allowed = STREAM + NORMED if side == "target" else (*STREAM, *BRANCHES)
+    allowed = (*STREAM, *NORMED, "attn_out") if side == "target" else (*STREAM, *BRANCHES)
     place = site if side == "target" else target
     if place.name not in allowed:
         does = "reads" if side == "target" else "writes"
@@ -183,12 +221,12 @@ def head_of(model: Model, name: Any) -> Head:
     own = wide_matrix(p.o, anatomy.device).unflatten(0, (p.dims.n_heads, p.d_z))[index]
     post = None if p.attn_post_norm is None else anatomy.norms[p.attn_post_norm]
     branch = Branch(own, None, anatomy.residual_scale, post, None)
-    above = _depth(model, Site("attn_out", layer))
+    above = depth_of(model, Site("attn_out", layer))
     value = values[index * len(values) // p.dims.n_heads]
-    return Head(model, layer, value, branch, _depth(model, Site("attn_in", layer)), above)
+    return Head(model, layer, value, branch, depth_of(model, Site("attn_in", layer)), above)
 
 
-def _depth(model: Model, site: Site) -> int:
+def depth_of(model: Model, site: Site) -> int:
     """How many writes the stream holds at a site; behind a branch, in which its write is the last."""
     layer = site.layer or 0
     parallel = model.anatomy.layers[layer].parallel

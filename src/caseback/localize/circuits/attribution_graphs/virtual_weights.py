@@ -2,6 +2,7 @@
 
     V_ij = w_i . r_j                           w_i: what source i writes, r_j: what target j reads of the stream
     V_ij = w_i N^T W_V W_O r_j                 through one head
+    V_tj = E_t . r_j                           of a token's embedding: what a feature answers to (de-embedding)
 
 These are the edges of a transcoder circuit that no input changes. They hold pairs that are never active together too:
 ``expected_weights`` tells these apart.
@@ -21,7 +22,14 @@ from torch import Tensor
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
-from caseback.localize.circuits.attribution_graphs.stream_places import Features, Head, features_of, head_of
+from caseback.localize.circuits.attribution_graphs.stream_places import (
+    Features,
+    Head,
+    Vocabulary,
+    features_of,
+    head_of,
+    sources_of,
+)
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -50,9 +58,11 @@ def virtual_weights(
         The model.
     source
         A dictionary whose features write to the stream: of a residual site, of attention's or an MLP's output, or a
-        cross-layer transcoder, of which all that a feature has written before the target's layer counts together.
+        cross-layer transcoder, of which all that a feature has written before the target's layer counts together. Or
+        ``"embed"``: the embeddings of all tokens, whose ids are then the sources.
     target
-        A dictionary whose features read the stream, before a norm or behind it; not before the source writes.
+        A dictionary whose features read the stream, before a norm or behind it; not before the source writes. One of
+        attention's output reads the heads of its layer, and needs ``through``.
     top
         How many sources are listed of each target, those of the largest |V|.
     through
@@ -100,13 +110,14 @@ def virtual_weights(
     """
     if top < 1:
         raise OutOfRange(f"top={top}: expected 1 or more sources of each target")
-    sources, targets = features_of(model, source, "source"), features_of(model, target, "target")
+    sources, targets = sources_of(model, source), features_of(model, target, "target")
     head = None if through is None else head_of(model, through)
     if source is target and len(sources) == 1:
         raise ArgumentError(f"{source!r} is both source and target: its features read none of their own writes")
     if not any(_precedes(one, other, head) for one in sources for other in targets):
         way = "" if head is None else f" through {through}"
-        raise ArgumentError(f"{target!r} reads nothing that {source!r} writes{way}: expected a target of a later layer")
+        expected = "a target of a later layer, or for one of attention's output through=, a head of its own layer"
+        raise ArgumentError(f"{target!r} reads nothing that {source!r} writes{way}: expected {expected}")
     top = min(top, sum(one.count for one in sources))
     side = max(1, math.isqrt(limit("virtual_weights", model.device)))
     blocks = [(group, *block) for group in targets for block in group.blocks(side)]
@@ -117,7 +128,7 @@ def virtual_weights(
             rows = rows if head is None else head.pull(rows)
             depth = group.read_at() if head is None else head.read_at
             before = [one for one in sources if _precedes(one, group, head)]
-            weight, number = _strongest(before, rows, depth, top, side)
+            weight, number = strongest(before, rows, depth, top, side)
             weights.append(weight)
             numbers.append(number)
     weight, number = torch.cat(weights), torch.cat(numbers)
@@ -135,19 +146,27 @@ def virtual_weights(
     return xr.Dataset(held, attrs=labelled_weight.attrs)
 
 
-def sites_of_weights(source: FeatureDictionary, target: FeatureDictionary) -> dict[str, str]:
+def sites_of_weights(source: FeatureDictionary | str, target: FeatureDictionary) -> dict[str, str]:
     """Where the source writes and the target reads, as attributes of results."""
-    return {"source_site": source.facts.target or source.facts.site, "target_site": target.facts.site}
+    return {"source_site": site_written(source), "target_site": target.facts.site}
 
 
-def _precedes(source: Features, target: Features, head: Head | None) -> bool:
+def site_written(one: FeatureDictionary | str) -> str:
+    """Where a dictionary writes; ``"embed"`` for tokens."""
+    return one if isinstance(one, str) else one.facts.target or one.facts.site
+
+
+def _precedes(source: Features | Vocabulary, target: Features, head: Head | None) -> bool:
+    of_heads = target.site.name == "attn_out"
     if head is None:
-        return source.written_at() <= target.read_at()
+        return not of_heads and source.written_at() <= target.read_at()
+    if of_heads and head.layer != target.site.layer:
+        return False
     return source.written_at() <= head.read_at and head.written_at <= target.read_at()
 
 
-def _strongest(
-    sources: Sequence[Features], rows: Float[Tensor, "target d_model"], depth: int, top: int, side: int
+def strongest(
+    sources: Sequence[Features | Vocabulary], rows: Float[Tensor, "target d_model"], depth: int, top: int, side: int
 ) -> tuple[Float[Tensor, "target top"], Int[Tensor, "target top"]]:
     """The largest weights of some targets and the sources' numbers, a block of sources at a time."""
     weight = rows.new_zeros(len(rows), 0)

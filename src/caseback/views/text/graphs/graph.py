@@ -57,7 +57,8 @@ def print_graph(document: Mapping[str, Any], console: Console | None = None, *, 
 def _parts(document: Mapping[str, Any], top: int) -> Iterator[Text | Table]:
     nodes, edges, about = document["nodes"], document["edges"], document["about"]
     has_sign = about.get("signed") is not False
-    targets = [f"{visible(t['text'])} ({percent(t['probability'])})" for t in document["targets"]]
+    chances = ["" if t["probability"] is None else f" ({percent(t['probability'])})" for t in document["targets"]]
+    targets = [visible(t["text"]) + chance for t, chance in zip(document["targets"], chances, strict=True)]
     yield Text(f"What leads to {', '.join(targets) or 'this prediction'}, by {about['method']}", "bold")
     prompt = "".join(visible(token["text"]) for token in document["tokens"])
     yield Text(f"{visible(document['model']['name'])} on {prompt}")
@@ -93,6 +94,13 @@ def _parts(document: Mapping[str, Any], top: int) -> Iterator[Text | Table]:
             steps = " → ".join(_steps(document, path.nodes))
             strength = signed(path.strength) if has_sign else number(path.strength)
             yield Text.assemble((f"{strength:>7}", style), f"  {steps}")
+    if document.get("attention"):
+        yield Text("\nWhy heads look where they look", "bold")
+        for row in document["attention"]:
+            query, key = (f"{visible(document['tokens'][row[end]]['text'])} {row[end]}" for end in ("query", "key"))
+            one, other, value = row["pairs"][0]
+            why = f"{one} × {other} {signed(value)} of {signed(row['score'])}"
+            yield Text(f"{row['head']} at {query} looks at {key} ({percent(row['pattern'])}): {why}")
     if document["interventions"]:
         yield Text("\nInterventions", "bold")
         table = _table(("what", "left"), ("times", "right"), ("predicted", "right"), ("measured", "right"))
