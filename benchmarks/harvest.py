@@ -3,11 +3,14 @@
     python benchmarks/harvest.py [--rounds 5] [--layer 5] [--tokens 32768]
 
 First the stream of one layer, to a training loop (``from_model``) and to files (``collect``), against plain forwards
-of a model that ends at that layer. Then one pass that collects tables, by one worker of one thread, two workers of one
-thread each, and one worker of two threads: seconds, processes' start included, and the speed in units of the first.
+of a model that ends at that layer; what a job costs once, whatever its size, the digest of the model, stands by itself.
+Then one pass that collects tables, by one worker of one thread, two workers of one thread each, and one worker of two
+threads: seconds, processes' start included, and the speed in units of the first. Beside them two processes that run
+plain forwards and share nothing: what the machine has for a second one.
 """
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import time
@@ -19,6 +22,7 @@ from overhead import ratios
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 import caseback as cb
+from caseback.model.anatomy.identity import model_digest
 from caseback.stream import collect, from_model
 from caseback.stream.packing import Block, Row
 
@@ -30,6 +34,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--layer", type=int, default=5)
+    options.add_argument("--rows", type=int, default=64)
     options.add_argument("--tokens", type=int, default=32768)
     options.add_argument("--tables", nargs="*", default=["stream_moments", "neuron_moments", "attention_offsets"])
     chosen = options.parse_args()
@@ -37,16 +42,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         GPT2LMHeadModel(GPT2Config()).save_pretrained(folder / "model")
-        harvest(folder, chosen.layer, chosen.rounds)
+        harvest(folder, chosen.layer, chosen.rows, chosen.rounds)
+        unrelated(folder, chosen.tokens)
         workers(folder, chosen.tokens, chosen.tables)
 
 
-def harvest(folder: Path, layer: int, rounds: int) -> None:
+def harvest(folder: Path, layer: int, rows: int, rounds: int) -> None:
     torch.set_num_threads(2)
     model = cb.load(str(folder / "model"))
     short = GPT2Model.from_pretrained(folder / "model").eval()
     short.h = short.h[: layer + 1]
-    ids = torch.randint(0, model.d_vocab, (16, 256))
+    ids = torch.randint(0, model.d_vocab, (rows, 256))
     block = Block.of([Row(row, number, 0, 0) for number, row in enumerate(ids.tolist())])
     site, calls = f"resid_post.{layer}", iter(range(10**6))
 
@@ -63,11 +69,44 @@ def harvest(folder: Path, layer: int, rounds: int) -> None:
         collect(model, ids.tolist(), activations=[site], folder=folder / f"job {next(calls)}", length=256, bos=False)
 
     plain()
-    print(f"harvest of {site}, 16 x 256 tokens, 2 threads; ratios to plain forwards that end there, wall (CPU)")
+    start = time.process_time()
+    model_digest(model.hf)
+    print(f"digest of the model, once a job: {time.process_time() - start:.2f} s")
+    print(f"harvest of {site}, {rows} x 256 tokens, 2 threads; ratios to plain forwards that end there, wall (CPU)")
     for name, job in {"from_model": stream, "collect, to files": files}.items():
         job()
         wall, cpu = ratios(job, plain, rounds)
         print(f"{name:20s} {wall:5.2f} ({cpu:.2f})", flush=True)
+
+
+def unrelated(folder: Path, tokens: int) -> None:
+    """Speed of two processes of plain forwards, one thread each, in units of one."""
+    context = multiprocessing.get_context("spawn")
+    speeds = []
+    for count in (1, 2):
+        barrier = context.Barrier(count)
+        with context.Pool(count, _with, (barrier,)) as pool:
+            seconds = pool.map(_forwards, [(folder / "model", tokens // 2)] * count, chunksize=1)
+        speeds.append(count / max(seconds))
+    print(f"2 processes of plain forwards, sharing nothing, 1 thread each: {speeds[1] / speeds[0]:.2f}")
+
+
+def _with(barrier) -> None:
+    global _together
+    _together = barrier
+
+
+def _forwards(given: tuple[Path, int]) -> float:
+    path, tokens = given
+    torch.set_num_threads(1)
+    hf = GPT2LMHeadModel.from_pretrained(path).eval()
+    ids = torch.randint(0, hf.config.vocab_size, (tokens // 256, 256))
+    _together.wait()
+    start = time.perf_counter()
+    with torch.no_grad():
+        for batch in ids.split(8):
+            hf(batch, use_cache=False)
+    return time.perf_counter() - start
 
 
 def workers(folder: Path, tokens: int, tables: list[str]) -> None:

@@ -239,9 +239,10 @@ def _clean(
     reads = {*sites, *(Site("resid_post", layer) for layer in after), _last(model)}
     run = execute(model.anatomy, own, read=sorted(reads, key=str), logits=False)
     taken = own.mask & (own.mask.cumsum(1) > block.front[rows].to(own.mask.device)[:, None])
-    for site in sites if sink is not None else ():
-        norms = flat(run[site]).float().norm(dim=-1)
-        taken = taken & (norms <= sink * norms[taken].median())
+    if sink is not None:
+        for site in sites:
+            norms = flat(run[site]).float().norm(dim=-1)
+            taken = taken & (norms <= sink * norms[taken].median())
     with torch.no_grad():
         log_p = at_least_float32(unembed(model.anatomy, run[_last(model)][taken])).log_softmax(-1)
     return Clean(Batch(own, taken, taken), run, log_p)
