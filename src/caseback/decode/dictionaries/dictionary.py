@@ -85,7 +85,7 @@ class Dictionary(Displayed, nn.Module):
     signed: ClassVar[bool] = False  # whether codes may be negative
     unit_rows: ClassVar[bool] = False  # whether its penalty needs rows of W_dec whose norm is 1
     reborn: ClassVar[float] = 1.0  # how long a resampled feature's row of W_enc is, in mean lengths
-    shared: ClassVar[tuple[str, ...]] = ("b_dec", "W_skip")  # parameters that are no feature's
+    of_all: ClassVar[tuple[str, ...]] = ("b_dec", "W_skip")  # parameters that are no feature's
     options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
 
     W_skip: nn.Parameter | None

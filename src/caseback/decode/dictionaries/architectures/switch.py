@@ -43,7 +43,7 @@ class Switch(Revived):
     """
 
     options = ("k", "n_experts", "balance", "k_aux", "aux_coefficient")
-    shared = ("W_router", "b_router", *Revived.shared)
+    of_all = ("W_router", "b_router", *Revived.of_all)
 
     def __init__(self, *sizes: Any, k: int, n_experts: int = 8, balance: float = 0.01, **options: Any):
         super().__init__(*sizes, **options)

@@ -198,7 +198,7 @@ class Trainer:
             size = own.W_enc[~dead].norm(dim=1).mean() if len(some) < len(dead) else own.W_enc.new_ones(())
             fresh = {"W_dec": left, "W_enc": reads * (size * own.reborn), "b_enc": 0.0}
             for name, parameter in own.named_parameters():
-                if name in own.shared:
+                if name in own.of_all:
                     continue
                 if name in fresh or len(some) < len(dead):
                     parameter[some] = fresh[name] if name in fresh else parameter[~dead].mean(0)
