@@ -206,8 +206,8 @@ def test_their_features_are_sites_of_a_model(kind, options):
         torch.testing.assert_close(run["feature", 0], one.encode(run["resid_post", 0]).detach())
         at = int(run["feature", 0][0, -1].abs().argmax())
         edited = model.run(tokens, read=["resid_post.0"], edits=cb.Zero("feature", layer=0, unit=at))
-    change = edited["resid_post", 0] - run["resid_post", 0]
-    torch.testing.assert_close(change, -run["feature", 0][..., at, None] * one.W_dec[at].detach())
+        change = edited["resid_post", 0] - run["resid_post", 0]
+        torch.testing.assert_close(change, -run["feature", 0][..., at, None] * one.W_dec[at].detach())
 
 
 class Kinds(Planted):
