@@ -351,6 +351,7 @@ def test_files_give_the_same_function(tmp_path, kind, options):
 
 def test_nothing_of_tokens_by_features_waits_for_the_backward_pass():
     tried: list[Any] = [Gated(8, 400), Matryoshka(8, 400, k=1), CrossLayerTopK(8, 400, n_layers=2, k=2)]
+    tried += [Switch(8, 400, k=2), GroupTopK(8, 400, k=2)]
     for one in tried:
         if isinstance(one, Gated):
             one.b_enc.data -= 2.2

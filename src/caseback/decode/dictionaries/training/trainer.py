@@ -123,8 +123,12 @@ class Trainer:
         return losses
 
     def _encoder(self) -> dict[str, nn.Parameter]:
-        """What a feature reads by, where that is not what it writes."""
-        return {name: p for name, p in self.dictionary.named_parameters() if name in ("W_enc", "b_enc")}
+        """What features read by, where that is not what they write, and what says which of them do."""
+        return {
+            name: p
+            for name, p in self.dictionary.named_parameters()
+            if name in ("W_enc", "b_enc", "W_router", "b_router")
+        }
 
     def _set_rate(self, share: float) -> None:
         warm, decay = self.recipe.warmup, self.recipe.decay
