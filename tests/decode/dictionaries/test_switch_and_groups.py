@@ -211,59 +211,64 @@ def test_their_features_are_sites_of_a_model(kind, options):
 
 
 class Kinds(Planted):
-    """States of four kinds, each with a center of its own, always there, and features of its own."""
+    """States of four kinds, each with features of its own, which have one direction in common."""
 
     def __init__(self, seed: int, d: int = 48, per: int = 16):
         super().__init__(d, 4 * per, 2, seed=10 * seed)
         self.parts = [Planted(d, per, 2, seed=10 * seed + i) for i in range(1, 5)]
+        for part, common in zip(self.parts, torch.linalg.qr(torch.randn(d, 4, generator=self.draw))[0].T, strict=True):
+            part.rows = torch.nn.functional.normalize(part.rows + common, dim=1)
         self.rows = torch.cat([part.rows for part in self.parts])
-        self.centers = 3 * torch.linalg.qr(torch.randn(d, 4, generator=self.draw))[0].T
 
     def states(self, n: int) -> Tensor:
-        each = zip(self.parts, self.centers, strict=True)
-        return torch.cat([part.states(n // 4) + center for part, center in each])
+        return torch.cat([part.states(n // 4) for part in self.parts])
 
 
-def switch_recovery(seed: int, kind: str = "switch", **options: Any) -> tuple[float, float]:
-    """How much of the features of four kinds is found, and at how many states the expert is the kind's own."""
+def trained_on(states: Tensor, seed: int, **more: Any) -> Any:
+    """A dictionary of 128 features after a million tokens."""
+    recipe = Recipe(site="resid_post.0", width=128, seed=seed + 10, **more)
+    how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
+    return train_dictionaries(None, {"resid_post.0": states}, recipe, **how)[0].dictionary
+
+
+def agreement(one: Switch, planted: Kinds) -> float:
+    """At how many states the expert is that of their kind, one to one."""
+    expert = one.experts(planted.states(4096)).view(4, -1)
+    together = torch.nn.functional.one_hot(expert, 4).double().mean(1).numpy()
+    return float(together[linear_sum_assignment(together, maximize=True)].mean())
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def test_each_kind_of_state_gets_an_expert_that_has_its_features(seed):
+    """64 features in 48 dimensions, 16 of each kind; an expert has twice as many."""
     planted = Kinds(seed)
-    how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
-    recipe = Recipe(
-        site="resid_post.0",
-        architecture=kind,
-        width=80,
-        seed=seed + 10,
-        lr=1e-2,
-        k_start=8,
-        options={"k": 3, **options},
-    )
-    (one,) = train_dictionaries(None, {"resid_post.0": planted.states(200_000)}, recipe, **how)
-    if not isinstance(one.dictionary, Switch):
-        return recovered(one.dictionary, planted), 0.0
-    expert = one.dictionary.experts(planted.states(4096)).view(4, -1)
-    together = torch.nn.functional.one_hot(expert, one.dictionary.n_experts).double().mean(1).numpy()
-    return recovered(one.dictionary, planted), float(together[linear_sum_assignment(together, maximize=True)].mean())
+    one = trained_on(planted.states(200_000), seed, architecture="switch", lr=3e-3, options={"k": 2, "n_experts": 4})
+    assert agreement(one, planted) > 0.85 and recovered(one, planted) > 0.95
+    start = Switch(48, 128, k=2, n_experts=4, seed=seed + 10)
+    assert agreement(start, planted) < 0.8 and recovered(start, planted) < 0.6
 
 
-def plane_recovery(seed: int, *, shuffled: bool = False) -> float:
-    """The mean of the smaller cosine between each of 16 planes in 24 dimensions and a group of its own, one to one.
+class Planes:
+    """States of 32 planes in 48 dimensions, two of them active in each, at any angle."""
 
-    Two planes are active in each state, at any angle.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    planes = torch.linalg.qr(torch.randn(16, 24, 2, generator=draw))[0].mT
-    n = 200_000
-    on = torch.rand(n, 16, generator=draw).topk(2, dim=1).indices
-    angle, size = 6.2832 * torch.rand(n, 2, generator=draw), 0.5 + torch.rand(n, 2, generator=draw)
-    on_plane = size[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
-    x = torch.einsum("nkc,nkcd->nd", on_plane, planes[on])
-    if shuffled:
-        x = torch.stack([column[torch.randperm(n, generator=draw)] for column in x.T], 1)
-    how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
-    recipe = Recipe(
-        site="resid_post.0", architecture="group_topk", width=32, seed=seed + 10, lr=1e-2, k_start=8, options={"k": 4}
-    )
-    (one,) = train_dictionaries(None, {"resid_post.0": x}, recipe, **how)
-    own: Any = one.dictionary
-    angles = torch.linalg.svdvals(torch.einsum("pcd,gmd->pgcm", planes, own.subspaces()))[..., -1].numpy()
-    return float(angles[linear_sum_assignment(angles, maximize=True)].mean())
+    def __init__(self, seed: int):
+        self.draw = torch.Generator().manual_seed(seed)
+        self.planes = torch.linalg.qr(torch.randn(32, 48, 2, generator=self.draw))[0].mT
+
+    def states(self, n: int) -> Tensor:
+        on = torch.rand(n, 32, generator=self.draw).topk(2, dim=1).indices
+        angle, size = 2 * torch.pi * torch.rand(n, 2, generator=self.draw), 0.5 + torch.rand(n, 2, generator=self.draw)
+        return torch.einsum("nk,cnk,nkcd->nd", size, torch.stack([angle.cos(), angle.sin()]), self.planes[on])
+
+    def found(self, one: GroupTopK) -> float:
+        """The mean, over planes, of the smaller cosine with a group of its own, one to one."""
+        cosines = torch.linalg.svdvals(torch.einsum("pcd,gmd->pgcm", self.planes, one.subspaces()))[..., -1].numpy()
+        return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def test_planes_are_found_by_twice_as_many_groups(seed):
+    planted = Planes(seed)
+    one = trained_on(planted.states(200_000), seed, architecture="group_topk", lr=1e-2, options={"k": 4})
+    assert planted.found(one) > 0.99
+    assert planted.found(GroupTopK(48, 128, k=4, seed=seed + 10)) < 0.5
