@@ -79,6 +79,17 @@ def test_trained_end_to_end_or_only_at_the_end(capsys, corpus, tmp_path):
     )
 
 
+def test_switch_and_group_dictionaries_are_trained(capsys, corpus, tmp_path):
+    options = ["--architecture", "switch,group_topk", "--site", "resid_post:1", "--width", "64", "--k", "4"]
+    asked = ["train", str(corpus), *options, "--tokens", "600", "--step-tokens", "100", "--store", str(tmp_path)]
+    trained = json.loads(answered(capsys, *asked, "--json"))["dictionaries"]
+    assert [load(tmp_path / one["file"]).architecture for one in trained] == ["switch", "group_topk"]
+    assert trained[1]["curve"]["l0"][-1] == 4
+    odd = [*asked[:-1], str(tmp_path / "odd")]
+    odd[odd.index("--k") + 1] = "3"
+    assert "k is 3: expected a multiple of 2" in refused(capsys, *odd)
+
+
 def test_what_cannot_be_done_is_one_line(capsys, corpus, tmp_path):
     assert "--store FOLDER" in refused(capsys, "train", str(corpus))
     assert "no architecture is called 'tokp'" in refused(

@@ -18,6 +18,7 @@ from caseback.decode.dictionaries import (
     Dictionary,
     Facts,
     Gated,
+    GroupTopK,
     JumpReLU,
     JumpReLUCrosscoder,
     MatchingPursuit,
@@ -25,6 +26,7 @@ from caseback.decode.dictionaries import (
     PAnnealing,
     Standard,
     StandardCrosscoder,
+    Switch,
     TopK,
     TopKCrosscoder,
     architectures,
@@ -48,6 +50,8 @@ ALL: list[tuple[type[Dictionary], dict[str, Any]]] = [
     (Matryoshka, {"k": 2.5, "prefixes": [4, 15, 42], "weights": [1.0, 0.5, 2.0]}),
     (PAnnealing, {}),
     (AbsTopK, {"k": 3}),
+    (GroupTopK, {"k": 6, "group_size": 3}),
+    (Switch, {"k": 3, "n_experts": 3}),
     (StandardCrosscoder, {"n_sources": 3}),
     (TopKCrosscoder, {"n_sources": 3, "k": 3}),
     (BatchTopKCrosscoder, {"n_sources": 3, "k": 2.5}),
@@ -150,7 +154,7 @@ def test_the_gate_learns_from_its_own_term_whose_decoder_is_constant(monkeypatch
 def test_a_threshold_alone_selects_as_these_do(kind, options, by_norm):
     one = made(kind, options, facts=Facts(by_norm=by_norm))
     one.losses(states(one), target(one))
-    if isinstance(one, TopKCrosscoder | CrossLayerTopK | JumpReLU):
+    if isinstance(one, TopKCrosscoder | CrossLayerTopK | JumpReLU | GroupTopK | Switch):
         with pytest.raises(ArgumentError, match="no threshold of a feature's own"):
             as_jump_relu(one)
         return
@@ -347,6 +351,7 @@ def test_files_give_the_same_function(tmp_path, kind, options):
 
 def test_nothing_of_tokens_by_features_waits_for_the_backward_pass():
     tried: list[Any] = [Gated(8, 400), Matryoshka(8, 400, k=1), CrossLayerTopK(8, 400, n_layers=2, k=2)]
+    tried += [Switch(8, 400, k=2), GroupTopK(8, 400, k=2)]
     for one in tried:
         if isinstance(one, Gated):
             one.b_enc.data -= 2.2

@@ -9,6 +9,7 @@ from caseback.decode.dictionaries import (
     CrossLayerStandard,
     Facts,
     Gated,
+    GroupTopK,
     JumpReLU,
     Standard,
     TopK,
@@ -19,6 +20,7 @@ KINDS = {
     "standard": lambda **more: Standard(6, 24, **more),
     "topk": lambda **more: TopK(6, 24, k=4, **more),
     "abs_topk": lambda **more: AbsTopK(6, 24, k=4, **more),
+    "group_topk": lambda **more: GroupTopK(6, 24, k=4, **more),
     "jump_relu": lambda **more: JumpReLU(6, 24, **more),
     "gated": lambda **more: Gated(6, 24, **more),
 }

@@ -21,12 +21,14 @@ from caseback.decode.dictionaries.architectures.crosscoders import (
 )
 from caseback.decode.dictionaries.architectures.folding import as_jump_relu, folded
 from caseback.decode.dictionaries.architectures.gated import Gated
+from caseback.decode.dictionaries.architectures.group_topk import GroupTopK
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.latent_scaling import latent_scaling
 from caseback.decode.dictionaries.architectures.matching_pursuit import MatchingPursuit
 from caseback.decode.dictionaries.architectures.matryoshka import Matryoshka
 from caseback.decode.dictionaries.architectures.p_annealing import PAnnealing
 from caseback.decode.dictionaries.architectures.standard import Standard
+from caseback.decode.dictionaries.architectures.switch import Switch
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.explanations.explain import explain_features
@@ -78,6 +80,7 @@ __all__ = [
     "as_jump_relu",
     "folded",
     "Gated",
+    "GroupTopK",
     "latent_scaling",
     "MatchingPursuit",
     "Matryoshka",
@@ -89,6 +92,7 @@ __all__ = [
     "Losses",
     "Recipe",
     "Standard",
+    "Switch",
     "TopK",
     "Trained",
     "architecture",

@@ -85,6 +85,7 @@ class Dictionary(Displayed, nn.Module):
     signed: ClassVar[bool] = False  # whether codes may be negative
     unit_rows: ClassVar[bool] = False  # whether its penalty needs rows of W_dec whose norm is 1
     reborn: ClassVar[float] = 1.0  # how long a resampled feature's row of W_enc is, in mean lengths
+    of_all: ClassVar[tuple[str, ...]] = ("b_dec", "W_skip")  # parameters that are no feature's
     options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
 
     W_skip: nn.Parameter | None
@@ -113,9 +114,9 @@ class Dictionary(Displayed, nn.Module):
         if seed is None:
             rows, reads = torch.zeros(n_features, self.d_out, dtype=dtype), torch.zeros(n_features, d_in, dtype=dtype)
         else:
-            rows = reads = _unit_rows(n_features, self.d_out, draw := torch.Generator().manual_seed(seed))
+            rows = reads = random_rows(n_features, self.d_out, draw := torch.Generator().manual_seed(seed))
             if d_in != self.d_out or self.facts.is_transcoder:
-                reads = _unit_rows(n_features, d_in, draw)
+                reads = random_rows(n_features, d_in, draw)
         self.W_enc = nn.Parameter(reads.to(dtype))
         self.b_enc = nn.Parameter(torch.zeros(n_features, dtype=dtype))
         self.W_dec = nn.Parameter(rows.to(dtype).clone())
@@ -430,7 +431,8 @@ class Dictionary(Displayed, nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-def _unit_rows(count: int, width: int, draw: torch.Generator) -> Tensor:
+def random_rows(count: int, width: int, draw: torch.Generator) -> Tensor:
+    """Random rows of norm 1, in float64."""
     try:
         rows = torch.randn(count, width, generator=draw, dtype=torch.float64)
     except RuntimeError:  # torch's words for what no memory holds

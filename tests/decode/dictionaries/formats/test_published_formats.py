@@ -281,6 +281,7 @@ def test_scaled_states_without_a_factor_are_refused_or_taken_as_they_are(tmp_pat
         (TopK, {"k": K, "relu": False}, "saelens"),
         (Gated, {}, "sparsify"),
         (TopK, {"k": K}, "circuit_tracer"),
+        (AbsTopK, {"k": K, "facts": Facts(**TRANSCODES)}, "circuit_tracer"),
         (TopK, {"k": K, "facts": Facts(normalization="unit_norm")}, "sparsify"),
         (TopK, {"k": K, "facts": Facts(**TRANSCODES)}, "saelens"),
         (Standard, {"facts": Facts(**TRANSCODES, normalization="unit_norm")}, "saelens"),

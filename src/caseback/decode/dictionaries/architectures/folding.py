@@ -20,6 +20,7 @@ from caseback.decode.dictionaries.architectures.gated import Gated
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
 from caseback.decode.dictionaries.architectures.matching_pursuit import MatchingPursuit
 from caseback.decode.dictionaries.architectures.standard import Standard
+from caseback.decode.dictionaries.architectures.switch import Switch
 from caseback.decode.dictionaries.architectures.topk import Revived
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.errors import ArgumentError
@@ -103,6 +104,8 @@ def _fold_scale(own: Dictionary) -> None:
     scale, out = own.scale, own.out_scale
     if own.facts.centered and not torch.equal(scale, out):  # what is subtracted is not what is added then
         own.b_enc.sub_(own.W_enc @ own.b_dec)
+        if isinstance(own, Switch):
+            own.b_router.add_(own.b_dec)
         own.facts = replace(own.facts, centered=False)
     if isinstance(own, BatchTopK) and own.facts.by_norm:
         own.threshold.div_(out.unique().double().squeeze())
@@ -122,6 +125,9 @@ def _fold_scale(own: Dictionary) -> None:
             own.W_enc.mul_(scale)
             own.W_dec.div_(out)
             own.b_dec.div_(out)
+    if isinstance(own, Switch):
+        own.W_router.mul_(scale)
+        own.b_router.div_(scale)
     for each in (own.scale, own.out_scale):
         each.fill_(1)
     own.facts = replace(own.facts, normalization="none", unit_rows=False)

@@ -41,11 +41,15 @@ class Revived(Dictionary):
         """Which k of each row are highest; of signed codes, largest."""
         return (ranked.abs() if self.signed else ranked).topk(k, dim=-1, sorted=False).indices
 
+    def read_some(self, x: Tensor, features: Tensor) -> Tensor:
+        """The scores of some features alone, of normalized and centered states."""
+        return linear(x, self.W_enc[features], self.b_enc[features])
+
     def auxiliary(self, x: Tensor, error: Tensor, dead: Tensor | None) -> Tensor:
         """The share of the error's variance that the best dead features do not reconstruct, times the coefficient."""
         if dead is None or not self.aux_coefficient or not (some := dead.nonzero()[:, 0]).numel():
             return error.new_zeros(())
-        scores = linear(x, self.W_enc[some], self.b_enc[some])
+        scores = self.read_some(x, some)
         best = self.highest(scores, min(max(1, self.k_aux), len(some)))
         best_scores = scores.gather(-1, best)
         codes = torch.zeros_like(scores).scatter(-1, best, best_scores if self.signed else best_scores.relu())

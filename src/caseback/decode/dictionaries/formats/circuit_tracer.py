@@ -169,7 +169,7 @@ def _held(dictionary: Dictionary) -> dict[str, Any]:
             tensors[THRESHOLD] = tensors.pop("threshold")
         case Standard():
             pass
-        case TopK() if not dictionary.relu and not facts.by_norm:
+        case TopK() if not dictionary.relu and not dictionary.signed and not facts.by_norm:
             pass
         case _:
             raise ArgumentError(

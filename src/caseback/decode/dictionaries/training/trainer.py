@@ -123,8 +123,12 @@ class Trainer:
         return losses
 
     def _encoder(self) -> dict[str, nn.Parameter]:
-        """What a feature reads by, where that is not what it writes."""
-        return {name: p for name, p in self.dictionary.named_parameters() if name in ("W_enc", "b_enc")}
+        """What features read by, where that is not what they write, and what says which of them do."""
+        return {
+            name: p
+            for name, p in self.dictionary.named_parameters()
+            if name in ("W_enc", "b_enc", "W_router", "b_router")
+        }
 
     def _set_rate(self, share: float) -> None:
         warm, decay = self.recipe.warmup, self.recipe.decay
@@ -198,7 +202,7 @@ class Trainer:
             size = own.W_enc[~dead].norm(dim=1).mean() if len(some) < len(dead) else own.W_enc.new_ones(())
             fresh = {"W_dec": left, "W_enc": reads * (size * own.reborn), "b_enc": 0.0}
             for name, parameter in own.named_parameters():
-                if parameter.shape[:1] != dead.shape:
+                if name in own.of_all:
                     continue
                 if name in fresh or len(some) < len(dead):
                     parameter[some] = fresh[name] if name in fresh else parameter[~dead].mean(0)
