@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.directions.estimators import singular
 from caseback.decode.erasure.eraser import addressed, fitting
 from caseback.decode.erasure.oracle import Labels, indicators
 from caseback.decode.erasure.shrinkage import optimal_linear_shrinkage
@@ -190,10 +191,9 @@ def quadratic_leace(
         for c, n in enumerate(counts)
     ]
     own = torch.stack(estimates, 1)
-    values = torch.linalg.eigvalsh(own)
-    singular = values[..., 0] <= values[..., -1] * own.shape[-1] * torch.finfo(own.dtype).eps
-    if bool(singular.any()):
-        place, c = singular.nonzero()[0].tolist()
+    flat = singular(own)
+    if bool(flat.any()):
+        place, c = flat.nonzero()[0].tolist()
         raise CasebackError(
             f"the covariance of class {moments.classes[c]!r} at {moments.places[place]} is singular "
             f"({int(counts[c])} examples of width {own.shape[-1]}): give more examples, or shrinkage=True"
