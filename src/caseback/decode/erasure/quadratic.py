@@ -122,6 +122,14 @@ class QuadraticEraser:
             if rows[c]
         ]
 
+    def each(self) -> dict[str, QuadraticEraser]:
+        """An eraser of each place alone, by the place's name."""
+        parts = zip(self.maps.split(1), self.means.split(1), self.mean.split(1), self.places, strict=True)
+        return {
+            str(place): replace(self, maps=maps, means=means, mean=mean, places=[place])
+            for maps, means, mean, place in parts
+        }
+
     def _of(self, z: Labels) -> Tensor:
         return indicators(listed_values(z, "labels"), self.classes).argmax(1)
 
