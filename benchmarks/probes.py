@@ -1,6 +1,6 @@
 """Logistic probes of many sites at once against a loop of scikit-learn's: time, and accuracy on held-out examples.
 
-    python benchmarks/probes.py [--layers 12] [--kinds 5] [--examples 10000] [--width 768] [--loop 3] [--threads 1]
+    python benchmarks/probes.py [--layers 12] [--kinds 5] [--examples 10000] [--width 768] [--loop 3] [--threads 1] [--c 1]
 
 Planted states: two classes a shift apart in correlated noise, at every site another, farther apart the deeper it is.
 Both minimize the same penalized loss on the same three of four parts, from standardized features, to scikit-learn's
@@ -18,8 +18,6 @@ from sklearn.preprocessing import StandardScaler
 
 from caseback.decode.probes.logistic import fit_logistic
 from caseback.decode.probes.standard import Standard
-
-L2 = 1e-2
 
 
 def planted(sites: int, n: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +45,7 @@ def main() -> None:
         ("threads", 1),
     ):
         options.add_argument(f"--{name}", type=int, default=value)
+    options.add_argument("--c", type=float, default=1.0, help="scikit-learn's C; its default")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     sites = chosen.layers * chosen.kinds
@@ -58,7 +57,7 @@ def main() -> None:
 
     start = time.perf_counter()
     standard = Standard.of(known)
-    w, b = standard.folded(*fit_logistic(standard, classes, 2, l2=L2))
+    w, b = standard.folded(*fit_logistic(standard, classes, 2, l2=1 / (n * chosen.c)))
     ours = time.perf_counter() - start
     scores = (rest @ w)[..., -1] + b[:, None, -1]
     accuracy = ((scores > 0) == (truth == 1)).double().mean(1)
@@ -68,7 +67,7 @@ def main() -> None:
         data, judged = known[i].numpy(), rest[i].numpy()
         start = time.perf_counter()
         scaler = StandardScaler().fit(data)
-        probe = LogisticRegression(C=1 / (n * L2), max_iter=1000).fit(scaler.transform(data), classes.numpy())
+        probe = LogisticRegression(C=chosen.c, max_iter=1000).fit(scaler.transform(data), classes.numpy())
         loop.append(time.perf_counter() - start)
         theirs = probe.score(scaler.transform(judged), truth.numpy())
         gaps.append(100 * (float(accuracy[i]) - theirs))

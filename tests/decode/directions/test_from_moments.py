@@ -43,6 +43,7 @@ def test_they_are_what_find_directions_gives_of_the_examples_that_it_does_not_ho
         close(getattr(ours, name), getattr(theirs, name))
     for name in ("separation", "cosine"):
         close(torch.from_numpy(ours.table[name].values), torch.from_numpy(theirs.table[name].values))
+    assert ours.table.auroc.isnull().all() and ours.best == theirs.names[int(theirs.table.separation.values.argmax())]
     assert ours.classes == theirs.classes and ours.places == theirs.places
     close(ours.norm, x[:, own].square().sum(2).mean(1).sqrt())
     assert ours.table.n_train == theirs.table.n_train == int(own.sum())

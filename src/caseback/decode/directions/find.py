@@ -21,7 +21,7 @@ from torch import Tensor
 from caseback.decode.directions.directions import Directions
 from caseback.decode.directions.estimators import read_out
 from caseback.decode.moments import ClassMoments, class_moments
-from caseback.decode.probes.splits import folds, numbered, two_classes
+from caseback.decode.probes.splits import folds, numbered, say_repeated, two_classes
 from caseback.decode.representations import representations
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError, OutOfRange
@@ -95,7 +95,8 @@ def find_directions(
 
     Notes
     -----
-    Entry 4.2.2. The mean of a class is over its examples: of documents with many tokens each, average these first
+    Entry 4.2.2. Held-out examples that are the same at every place as one of the others are counted in a warning.
+    The mean of a class is over its examples: of documents with many tokens each, average these first
     (``read_states(..., reduce="mean")``), or long documents count for more.
 
     Examples
@@ -126,6 +127,7 @@ def find_directions(
     for name, part in (("found on", ~test), ("judged by", test)):
         if len(set(labels[part])) < 2:
             raise CasebackError(f"one class is not among the examples that directions are {name}: give more groups")
+    say_repeated(data, held, stacklevel=4)
     joined = None if pair_of is None else _joined(pair_of, labels, test)
     options = {"pairs": joined, "shrinkage": shrinkage, "penalty": penalty, "seed": seed}
     known = data[:, ~held]

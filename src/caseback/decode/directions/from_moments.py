@@ -52,9 +52,10 @@ def directions_from_moments(
     Returns
     -------
     Directions
-        ``norm`` is the root mean square of the states' lengths. ``table`` has by place ``separation`` (between the
-        classes' means in units of the standard deviation within), ``length`` (of ``write``, relative to ``norm``) and
-        ``cosine`` (of ``detect`` and ``write``), all of the examples that they were found on.
+        ``norm`` is the root mean square of the states' lengths. ``table`` has by place ``auroc``, NaN since no example
+        is held out; ``separation`` (between the classes' means in units of the standard deviation within), ``length``
+        (of ``write``, relative to ``norm``) and ``cosine`` (of ``detect`` and ``write``), all of the examples that they
+        were found on.
 
     Raises
     ------
@@ -91,6 +92,7 @@ def directions_from_moments(
     squares = two.products.diagonal(dim1=-2, dim2=-1).sum(-1)
     norm = (squares.reshape(len(places), -1).sum(1) / two.n).sqrt()
     columns = {
+        "auroc": torch.full_like(norm, torch.nan),
         "separation": separation(w, two),
         "length": write.norm(dim=1) / norm,
         "cosine": torch.cosine_similarity(w, write, dim=1),
