@@ -1,6 +1,6 @@
 """Logistic probes of many sites at once against a loop of scikit-learn's: time, and accuracy on held-out examples.
 
-    python benchmarks/probes.py [--layers 12] [--kinds 5] [--examples 10000] [--width 768] [--loop 3] [--threads 1] [--c 1]
+    python benchmarks/probes.py [--layers 12] [--kinds 5] [--examples 10000] [--width 768] [--loop 3] [--c 1]
 
 Planted states: two classes a shift apart in correlated noise, at every site another, farther apart the deeper it is.
 Both minimize the same penalized loss on the same three of four parts, from standardized features, to scikit-learn's
