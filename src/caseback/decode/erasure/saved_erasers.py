@@ -55,12 +55,12 @@ def save_eraser(
     ...     load_eraser(Path(folder) / "a.safetensors").method
     'leace'
     """
-    kind, method, made, checks = ORACLE_ERASER, "oracle_leace", {}, {}
+    kind, method, origin, checks = ORACLE_ERASER, "oracle_leace", {}, {}
     if isinstance(eraser, Eraser):
         tensors = {"proj_left": eraser.proj_left, "proj_right": eraser.proj_right}
         if eraser.mean is not None:
             tensors["mean"] = eraser.mean
-        kind, method, made, checks = ERASER, eraser.method, eraser.provenance, eraser.checks
+        kind, method, origin, checks = ERASER, eraser.method, eraser.provenance, eraser.checks
     elif isinstance(eraser, OracleEraser):
         tensors = {"coef": eraser.coef, "target_mean": eraser.target_mean}
         checks = {"change": eraser.change}
@@ -76,7 +76,7 @@ def save_eraser(
         }
     except (TypeError, ValueError):
         raise CasebackError(f"the classes {eraser.classes} are no JSON data: expected text, numbers or truth") from None
-    provenance = {**made, **({} if model is None else model.provenance())}
+    provenance = {**origin, **({} if model is None else model.provenance())}
     save(Artifact(tensors, facts, provenance, dict(checks)), kind, path)
 
 
