@@ -85,6 +85,6 @@ def test_what_it_cannot_do_is_refused():
         ("pca", moments, {"method": "pca"}),
     ):
         with pytest.raises(CasebackError, match=match):
-            directions_from_moments(what, **options)
+            directions_from_moments(what, **options)  # pyright: ignore[reportArgumentType]
     with pytest.raises(OutOfRange, match="shrinkage 2"):
         directions_from_moments(moments, shrinkage=2.0)

@@ -52,9 +52,9 @@ def labeled_effects(
     prompts, first = np.unique(given.prompt.numpy(), return_index=True)
     drawn = []
     for _ in progress_bar(range(draws), "labels dealt at random", show=progress, unit="draw"):
-        dealt = dict(zip(prompts.tolist(), (known[first[i]] for i in random.permutation(len(first))), strict=True))
+        dealt = dict(zip(prompts.tolist(), (known[i] for i in random.permutation(first).tolist()), strict=True))
         by_chance = fit(given, [dealt[prompt] for prompt in given.prompt.tolist()])
-        mixed = [labels[i] for i in random.permutation(len(labels))]
+        mixed = [labels[i] for i in random.permutation(len(labels)).tolist()]
         drawn.append(_swept(model, tokens, mixed, by_chance, metric, pos)[1])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return clean, [
