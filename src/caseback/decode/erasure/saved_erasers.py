@@ -162,7 +162,7 @@ def load_oracle_eraser(path: str | Path, model: Model | None = None) -> OracleEr
         sizes = {"place": len(places)} | ({} if classes is None else {"class": len(classes)})
         if not places:
             raise ValueError("places")
-        if artifact.facts["method"] == "quadratic_leace":
+        if classes is not None and artifact.facts["method"] == "quadratic_leace":
             artifact.expect({"maps": "place class d d", "means": "place class d", "mean": "place d"}, **sizes)
             return QuadraticEraser(tensors["maps"], tensors["means"], tensors["mean"], places, list(classes))
         k = "numbers" if classes is None else "class"
