@@ -22,6 +22,7 @@ Giver = str | tuple[str, Any] | list[str]
 GIVEN_BY: dict[str, dict[str, Giver]] = {
     "save_subspace": {"subspace": "distributed.das"},
     "save_probe": {"probe": "linear_probe.linear_probe"},
+    "save_eraser": {"eraser": "leace.leace"},
     "save_directions": {"directions": "find.find_directions"},
     "save_jacobian_lens": {"lens": "fit_jacobian_lens"},
     "merge_jacobian_lenses": {"lenses": ["fit_jacobian_lens", "fit_jacobian_lens"]},
@@ -152,6 +153,7 @@ ONE_OF: dict[str, Giver] = {"Sentence": ("conllu", 0)}
 WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_mapping": "save_mapping",
     "load_eraser": "save_eraser",
+    "load_oracle_eraser": ("save_eraser", "eraser", "quadratic_leace"),
     "load_atlas": "save_atlas",
     "load_emergence": "save_emergence",
     "load_subspace": "save_subspace",

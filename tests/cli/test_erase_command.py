@@ -7,7 +7,7 @@ import pytest
 import caseback as cb
 from caseback.cli import main
 from caseback.decode import read_states
-from caseback.decode.erasure import load_eraser
+from caseback.decode.erasure import load_eraser, load_oracle_eraser
 
 SHE, HE = ("Mary", "Anna", "Emma", "Sara", "Lisa", "Kate"), ("John", "Paul", "Tom", "Jack", "David", "Mark")
 NAMES = dict.fromkeys(SHE, "she") | dict.fromkeys(HE, "he")
@@ -84,11 +84,44 @@ def test_methods_and_places(capsys, texts, options):
         assert document["clean"] > 1
 
 
+@pytest.mark.parametrize("method", ["oracle", "quadratic"])
+@pytest.mark.parametrize("options", [[], ["--everywhere", "--loss"]])
+def test_methods_that_take_labels_stand_beside_labels_dealt_at_random(capsys, texts, tmp_path, method, options):
+    page, file = tmp_path / "page.html", tmp_path / "eraser"
+    line = [
+        texts,
+        "--label",
+        "who",
+        "--site",
+        "resid_post:1,resid_post:2",
+        "--draws",
+        "3",
+        "--method",
+        method,
+        *options,
+    ]
+    status, out, err = run(capsys, *line, "--json", "--save", str(file), "--html", str(page))
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["method"] == f"{method}_leace"
+    for row in document["places"]:
+        # everywhere, the words before the name tell nothing of it
+        assert row["before"] > (0.6 if options else 0.9) and row["after"] < row["before"]
+        low, high = row["effects"]["labels dealt at random"]
+        assert low <= high and row["effects"]["erased"] != 0
+        assert 0 < row["removed"] < 1 and row["rank"] == (1 if method == "oracle" else 160)
+    assert list(document["together"]) == ["erased", "labels dealt at random"]
+    assert load_oracle_eraser(file, cb.load("meadow")).classes == ["he", "she"]
+    assert "labels dealt at random" in page.read_text() and "label given back" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--label", "gender"], "has no column 'gender'"),
         (["--label", "who", "--method", "leaec"], "method 'leaec' is unknown. Did you mean leace"),
+        (["--label", "who", "--method", "oracle", "--scrub"], "oracle takes labels"),
+        (["--label", "who", "--method", "quadratic", "--draws", "1"], "expected at least 2"),
         (["--label", "who", "--loss"], "come before what its last position says"),
         (["--label", "who", "--group", "who"], "2 groups: expected 4 or more"),
         (["--label", "text"], "a class has 1 examples"),

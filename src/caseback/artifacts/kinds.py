@@ -43,6 +43,7 @@ SUBSPACE = Kind("subspace", 1, "load_subspace", "save_subspace")
 EDITS = Kind("list of edits", 1, "load_edits", "save_edits")
 DIRECTIONS = Kind("set of directions", 1, "load_directions", "save_directions")
 ERASER = Kind("eraser", 1, "load_eraser", "save_eraser")
+ORACLE_ERASER = Kind("oracle eraser", 1, "load_oracle_eraser", "save_eraser")
 PROBE = Kind("probe", 1, "load_probe", "save_probe")
 REFT = Kind("fine-tuned representation", 1, "load_reft", "save_reft")
 DICTIONARY = Kind("dictionary", 1, "load_dictionary", "save_dictionary")
@@ -62,6 +63,7 @@ _ALL = (
     EDITS,
     DIRECTIONS,
     ERASER,
+    ORACLE_ERASER,
     PROBE,
     REFT,
     DICTIONARY,

@@ -65,3 +65,16 @@ def as_numbers(x: Any, dims: str, what: str = "representations") -> Float[Tensor
         raise CasebackError(f"{what} are complex numbers: expected real ones, {dims}")
     data = data.detach()
     return data if data.dtype in (torch.float32, torch.float64) else data.float()
+
+
+def expect_fitting(x: Any, sites: int, d: int) -> None:
+    """Refuse representations of other sites or another width than something was fitted to.
+
+    Raises
+    ------
+    CasebackError
+        For these.
+    """
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[-1] != d or (x.ndim > 2 and len(x) not in (1, sites)):
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise CasebackError(f"representations of shape {shape}: the probe is of {sites} sites and width {d}")

@@ -207,3 +207,12 @@ def test_the_best_of_places_that_tell_equally_well_is_where_classes_are_farthest
         x[place, :, 0] += size * y
     found = find_directions(x, y, sites=[("resid_post", layer) for layer in range(4)])
     assert found.table.auroc.values[1:].tolist() == [1.0, 1.0, 1.0] and found.best == "resid_post.2"
+
+
+def test_examples_on_both_sides_are_said_and_a_singular_covariance_is_refused():
+    x, y, _, _ = planted(40)
+    twice, labels = torch.cat([x, x], 1), torch.cat([y, y])
+    with pytest.warns(UserWarning, match="held-out examples are the same as one that was trained on"):
+        find_directions(twice, labels)
+    with pytest.raises(CasebackError, match="within classes at 0 is singular .6 examples of width 8.*shrinkage"):
+        find_directions(x[:, :8], y[:8], method="lda", shrinkage=0.0)

@@ -257,3 +257,11 @@ def test_features_that_hang_together_need_no_penalty(method, dtype):
     x = torch.cat([x, x, x[..., :1] * 0], -1).to(dtype)
     probe = linear_probe(x, y.tolist(), method=method, penalty=0.0)
     assert probe.weight.isfinite().all() and probe.table.accuracy[0] > probe.table.majority
+
+
+def test_representations_of_another_width_or_of_other_sites_are_refused():
+    x = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
+    probe = linear_probe(x, [0, 1] * 20)
+    for other in (x[..., :5], x[:, :, :1], torch.cat([x, x[:1]])):
+        with pytest.raises(CasebackError, match="the probe is of 2 sites and width 6"):
+            probe.scores(other)

@@ -22,7 +22,9 @@ def erase(
     site: Site = Site("resid_post").worded(
         site="Where, such as resid_post (all its layers) or resid_post:3; several parted by commas."
     ),
-    method: Method = Method("leace").worded(method="leace, orth, sal, mean, inlp or rlace."),
+    method: Method = Method("leace").worded(
+        method="leace, orth, sal, mean, inlp or rlace; oracle or quadratic, which take each text's label."
+    ),
     scrub: Annotated[
         bool, Option("--scrub", help="Fit each site to states from which the label is already erased below.")
     ] = False,

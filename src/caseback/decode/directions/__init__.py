@@ -9,6 +9,7 @@ from caseback.decode.directions.control_vectors import load_tensor_directions as
 from caseback.decode.directions.control_vectors import save_control_vector as save_control_vector
 from caseback.decode.directions.directions import Directions as Directions
 from caseback.decode.directions.find import find_directions as find_directions
+from caseback.decode.directions.from_moments import directions_from_moments as directions_from_moments
 from caseback.decode.directions.saved_directions import load_directions as load_directions
 from caseback.decode.directions.saved_directions import save_directions as save_directions
 from caseback.decode.directions.subspaces import concept_subspace as concept_subspace

@@ -21,10 +21,40 @@ from caseback.decode.moments import ClassMoments
 from caseback.decode.probes.closed_forms import fit_ridge
 from caseback.decode.probes.logistic import fit_logistic
 from caseback.decode.probes.standard import Standard, loaded
+from caseback.errors import CasebackError
 from caseback.model.algebra.symmetric_product import symmetric_product
 
 WAYS = ("mean_difference", "lda", "logistic", "ridge", "pca", "kmeans", "random")
+OF_MOMENTS = ("mean_difference", "lda")
+"""Those that need the moments of the classes alone."""
 _STARTS, _ROUNDS = 10, 100
+
+
+def closed_read_out(way: str, moments: ClassMoments, shrinkage: float) -> Float[Tensor, "place d"]:
+    """A read-out vector at each place that needs the moments of two classes alone.
+
+    Raises
+    ------
+    CasebackError
+        For LDA's covariance where it is singular.
+    """
+    difference = moments.means[:, 1] - moments.means[:, 0]
+    if way == "mean_difference":
+        return difference
+    covariance = shrunk(moments.within, shrinkage)
+    if not shrinkage and bool(singular(covariance).any()):
+        place = moments.places[int(singular(covariance).nonzero()[0, 0])]
+        raise CasebackError(
+            f"the covariance within classes at {place} is singular ({int(moments.n)} examples of width "
+            f"{difference.shape[1]}): give more examples, or shrinkage above 0"
+        )
+    return torch.linalg.solve(covariance, difference)
+
+
+def singular(covariance: Float[Tensor, "*place d d"]) -> Bool[Tensor, "*place"]:
+    """Which cannot be divided by, but for rounding."""
+    values = torch.linalg.eigvalsh(covariance)
+    return values[..., 0] <= values[..., -1] * values.shape[-1] * torch.finfo(values.dtype).eps
 
 
 def read_out(
@@ -40,10 +70,8 @@ def read_out(
 ) -> Float[Tensor, "place d"]:
     """A read-out vector at each place, of any length."""
     difference = moments.means[:, 1] - moments.means[:, 0]
-    if way == "mean_difference":
-        return difference
-    if way == "lda":
-        return torch.linalg.solve(shrunk(moments.within, shrinkage), difference)
+    if way in OF_MOMENTS:
+        return closed_read_out(way, moments, shrinkage)
     if way in ("logistic", "ridge"):
         standard, y = Standard.of(x), positive.long()
         amount = x.new_full((len(x),), penalty)

@@ -21,7 +21,7 @@ from torch import Tensor
 from caseback.decode.directions.directions import Directions
 from caseback.decode.directions.estimators import read_out
 from caseback.decode.moments import ClassMoments, class_moments
-from caseback.decode.probes.splits import folds, numbered, two_classes
+from caseback.decode.probes.splits import folds, numbered, say_repeated, two_classes
 from caseback.decode.representations import representations
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError, OutOfRange
@@ -95,7 +95,8 @@ def find_directions(
 
     Notes
     -----
-    Entry 4.2.2. The mean of a class is over its examples: of documents with many tokens each, average these first
+    Entry 4.2.2. Held-out examples that are the same at every place as one of the others are counted in a warning.
+    The mean of a class is over its examples: of documents with many tokens each, average these first
     (``read_states(..., reduce="mean")``), or long documents count for more.
 
     Examples
@@ -126,6 +127,7 @@ def find_directions(
     for name, part in (("found on", ~test), ("judged by", test)):
         if len(set(labels[part])) < 2:
             raise CasebackError(f"one class is not among the examples that directions are {name}: give more groups")
+    say_repeated(data, held, stacklevel=4)
     joined = None if pair_of is None else _joined(pair_of, labels, test)
     options = {"pairs": joined, "shrinkage": shrinkage, "penalty": penalty, "seed": seed}
     known = data[:, ~held]
@@ -143,12 +145,7 @@ def find_directions(
         ),
         "random": read_out("random", known, is_positive[~held], moments, **options),
     }
-    lengths = w.norm(dim=1)
-    if bool((lengths == 0).any()) or not bool(lengths.isfinite().all()):
-        name = str(places[int((~(lengths > 0)).nonzero()[0, 0])])
-        raise CasebackError(f"{method} finds no direction at {name}: the classes are alike there")
-    write = moments.means[:, 1] - moments.means[:, 0] if method == "mean_difference" else pattern(w, moments)
-    bias = -(moments.means.mean(1) * w).sum(1)
+    write, bias = written(method, w, moments, places)
     norm = known.double().norm(dim=2).mean(1)
     columns = _judged(data[:, held].double(), is_positive[held], w, bias, by_chance, moments)
     columns |= {"length": write.norm(dim=1) / norm, "cosine": torch.cosine_similarity(w, write, dim=1)}
@@ -168,13 +165,36 @@ def _judged(
 ) -> dict[str, Any]:
     """How well examples that were held out are told apart, beside directions by chance."""
     scores = (x @ w[..., None])[..., 0] + bias[:, None]
-    spread = (w[:, None] @ moments.within @ w[..., None])[:, 0, 0].clamp_min(0).sqrt()
     return {
         "auroc": auroc(scores, positive),
         "accuracy": ((scores > 0) == positive).double().mean(1),
         **{name: auroc((x @ chance[..., None])[..., 0], positive) for name, chance in by_chance.items()},
-        "separation": ((moments.means[:, 1] - moments.means[:, 0]) * w).sum(1) / spread,
+        "separation": separation(w, moments),
     }
+
+
+def written(
+    method: str, w: Float[Tensor, "place d"], moments: ClassMoments, places: list[Place]
+) -> tuple[Float[Tensor, "place d"], Float[Tensor, " place"]]:
+    """What is added for a read-out, and the bias with which its score is 0 halfway between the classes.
+
+    Raises
+    ------
+    CasebackError
+        Where a read-out is 0 or not finite.
+    """
+    lengths = w.norm(dim=1)
+    if bool((lengths == 0).any()) or not bool(lengths.isfinite().all()):
+        name = str(places[int((~(lengths > 0)).nonzero()[0, 0])])
+        raise CasebackError(f"{method} finds no direction at {name}: the classes are alike there")
+    write = moments.means[:, 1] - moments.means[:, 0] if method == "mean_difference" else pattern(w, moments)
+    return write, -(moments.means.mean(1) * w).sum(1)
+
+
+def separation(w: Float[Tensor, "place d"], moments: ClassMoments) -> Float[Tensor, " place"]:
+    """Between the classes' mean scores, in units of the standard deviation within."""
+    spread = (w[:, None] @ moments.within @ w[..., None])[:, 0, 0].clamp_min(0).sqrt()
+    return ((moments.means[:, 1] - moments.means[:, 0]) * w).sum(1) / spread
 
 
 def places_of(x: Any, data: Tensor, sites: Sequence[Any] | None) -> list[Place]:

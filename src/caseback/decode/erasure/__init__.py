@@ -12,6 +12,7 @@ from caseback.decode.erasure.quadratic import QuadraticEraser as QuadraticEraser
 from caseback.decode.erasure.quadratic import quadratic_leace as quadratic_leace
 from caseback.decode.erasure.rlace import rlace as rlace
 from caseback.decode.erasure.saved_erasers import load_eraser as load_eraser
+from caseback.decode.erasure.saved_erasers import load_oracle_eraser as load_oracle_eraser
 from caseback.decode.erasure.saved_erasers import save_eraser as save_eraser
 from caseback.decode.erasure.scrub import scrub as scrub
 from caseback.decode.erasure.target_moments import TargetMoments as TargetMoments

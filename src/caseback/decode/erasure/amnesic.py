@@ -130,7 +130,7 @@ def amnesic(
     if not erasers:
         raise CasebackError("no eraser is given: expected one at least, such as leace gives it")
     if metric is None:
-        metric = _kl_from_clean(model, prompts)
+        metric = kl_from_clean(model, prompts)
     variants: list[list[Edit]] = []
     names: list[str] = []
     removed: dict[str, tuple[float, Any]] = {}
@@ -176,7 +176,7 @@ def amnesic(
     return xr.Dataset(parts, attrs=parts["effect"].attrs)
 
 
-def _kl_from_clean(model: Model, tokens: Tokens) -> Metric:
+def kl_from_clean(model: Model, tokens: Tokens) -> Metric:
     """KL from the clean run at the last position, of which the other positions' logits are not held."""
     rows = []
     for some in torch.arange(len(tokens)).split(limit("task_prompts")):

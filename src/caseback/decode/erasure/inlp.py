@@ -21,6 +21,7 @@ from torch import Tensor
 from caseback.decode.erasure.classifiers import Classifier, Split, classified, split_of
 from caseback.decode.erasure.eraser import Eraser, eraser_of
 from caseback.decode.erasure.target_moments import moments_of
+from caseback.decode.probes.splits import say_repeated
 from caseback.decode.representations import representations
 from caseback.decode.states import States
 from caseback.errors import OutOfRange
@@ -109,6 +110,7 @@ def inlp(
     data = representations(x)
     moments = moments_of(x, y, numeric=False)
     split = split_of(y, data.shape[1], groups, n_folds, seed, data.device)
+    say_repeated(data, split.held, stacklevel=4)
     step = max(1, limit("probe_numbers", data.device) // data[0].numel())
     parts = data.split(step)
     bar = progress_bar(total=len(parts) * iterations, show=progress, what="inlp", unit="iteration")

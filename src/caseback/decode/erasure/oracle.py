@@ -117,6 +117,11 @@ class OracleEraser:
         """
         return per_prompt(addressed(self.places), -self.removed_of(z), pos, prompt)
 
+    def each(self) -> dict[str, OracleEraser]:
+        """An eraser of each place alone, by the place's name."""
+        parts = zip(self.coef.split(1), self.places, self.change, strict=True)
+        return {str(place): replace(self, coef=coef, places=[place], change=[size]) for coef, place, size in parts}
+
     def _numbers(self, z: Labels) -> Float[Tensor, "example k"]:
         values = listed_values(z, "labels")
         if self.classes is None:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.directions.estimators import singular
 from caseback.decode.erasure.eraser import addressed, fitting
 from caseback.decode.erasure.oracle import Labels, indicators
 from caseback.decode.erasure.shrinkage import optimal_linear_shrinkage
@@ -121,6 +122,14 @@ class QuadraticEraser:
             if rows[c]
         ]
 
+    def each(self) -> dict[str, QuadraticEraser]:
+        """An eraser of each place alone, by the place's name."""
+        parts = zip(self.maps.split(1), self.means.split(1), self.mean.split(1), self.places, strict=True)
+        return {
+            str(place): replace(self, maps=maps, means=means, mean=mean, places=[place])
+            for maps, means, mean, place in parts
+        }
+
     def _of(self, z: Labels) -> Tensor:
         return indicators(listed_values(z, "labels"), self.classes).argmax(1)
 
@@ -131,7 +140,7 @@ class QuadraticEraser:
 @technique(
     entry=("4.2.7",),
     citation="Belrose et al. 2023",
-    cost="some ten times two eigendecompositions for each class and place; no model is run",
+    cost="for each class and place eigendecompositions, four for two classes and some forty for more; no model is run",
 )
 def quadratic_leace(
     x: ClassMoments | States | Tensor | np.ndarray | Sequence[Any],
@@ -190,10 +199,9 @@ def quadratic_leace(
         for c, n in enumerate(counts)
     ]
     own = torch.stack(estimates, 1)
-    values = torch.linalg.eigvalsh(own)
-    singular = values[..., 0] <= values[..., -1] * own.shape[-1] * torch.finfo(own.dtype).eps
-    if bool(singular.any()):
-        place, c = singular.nonzero()[0].tolist()
+    flat = singular(own)
+    if bool(flat.any()):
+        place, c = flat.nonzero()[0].tolist()
         raise CasebackError(
             f"the covariance of class {moments.classes[c]!r} at {moments.places[place]} is singular "
             f"({int(counts[c])} examples of width {own.shape[-1]}): give more examples, or shrinkage=True"
@@ -208,6 +216,8 @@ def barycenter(
 ) -> Float[Tensor, "place d d"]:
     """The covariance onto which Gaussians are moved with the least change, in these shares.
 
+    Of two it lies on the way from one to the other: p_0 of the identity and p_1 of the map there, twice applied.
+
     Examples
     --------
     >>> both = torch.tensor([1.0, 9.0]).view(1, 2, 1, 1).double()
@@ -215,6 +225,10 @@ def barycenter(
     4.0
     """
     weights = shares.to(covariances).view(1, -1, 1, 1)
+    if covariances.shape[1] == 2:
+        step = weights[:, 1] * transport_map(covariances[:, 0], covariances[:, 1])
+        step.diagonal(dim1=1, dim2=2).add_(weights[0, 0, 0, 0])
+        return step @ covariances[:, 0] @ step
     center = (weights * covariances).sum(1)
     for _ in range(_STEPS):
         step = (weights * transport_map(center[:, None].expand_as(covariances), covariances)).sum(1)

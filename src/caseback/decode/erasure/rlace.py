@@ -21,6 +21,7 @@ from torch import Tensor
 from caseback.decode.erasure.classifiers import Split, classified, split_of
 from caseback.decode.erasure.eraser import Eraser, eraser_of
 from caseback.decode.erasure.target_moments import moments_of
+from caseback.decode.probes.splits import say_repeated
 from caseback.decode.representations import representations
 from caseback.decode.states import States
 from caseback.errors import OutOfRange
@@ -118,6 +119,7 @@ def rlace(
         )
     moments = moments_of(x, y, numeric=False)
     split = split_of(y, data.shape[1], groups, n_folds, seed, data.device)
+    say_repeated(data, split.held, stacklevel=4)
     size = moments.covariance.diagonal(dim1=1, dim2=2).mean(1).sqrt()
     scaled = (data.double() - moments.mean[:, None]) / size[:, None, None]
     basis, accuracy = _played(scaled, split, k, steps, lr, rows, every, above, seed, progress)

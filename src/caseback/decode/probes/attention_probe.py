@@ -25,7 +25,7 @@ from caseback.decode.probes.linear_probe import linear_probe
 from caseback.decode.probes.mlp_probe import measures
 from caseback.decode.probes.setting import Given, Labels, Setting
 from caseback.decode.probes.training import expect_training, trained
-from caseback.decode.representations import as_numbers
+from caseback.decode.representations import as_numbers, expect_fitting
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
@@ -59,12 +59,14 @@ class AttentionProbe:
 
     def attention(self, x: Tensor, mask: Tensor | None = None) -> Float[Tensor, "site example head pos"]:
         """Where each head looks."""
+        expect_fitting(x, *self.query.shape[:2])
         counted = token_mask(mask, tuple(x.shape[1:3]), x.device)
         z = torch.einsum("snpd,sdh->snhp", x.to(self.query), self.query)
         return z.masked_fill(~counted[:, None], -torch.inf).softmax(-1)
 
     def scores(self, x: Tensor, mask: Tensor | None = None) -> Float[Tensor, "site example class"]:
         """Of each class; differences of scores are log odds."""
+        expect_fitting(x, *self.query.shape[:2])
         # padding may hold anything
         clean = x.to(self.query) if mask is None else x.to(self.query).masked_fill(~mask.bool()[..., None], 0)
         each = torch.einsum("snpd,sdhc->snhpc", clean, self.value)

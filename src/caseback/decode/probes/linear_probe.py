@@ -33,6 +33,7 @@ from caseback.decode.probes.penalties import (
 )
 from caseback.decode.probes.setting import Given, Labels, Setting
 from caseback.decode.probes.standard import Standard
+from caseback.decode.representations import expect_fitting
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.display import Displayed
@@ -61,7 +62,14 @@ class Probe(Displayed):
     table: xr.Dataset
 
     def scores(self, x: Float[Tensor, "site example d"]) -> Float[Tensor, "site example class"]:
-        """Of each class; differences of scores are log odds for logistic probes and LDA."""
+        """Of each class; differences of scores are log odds for logistic probes and LDA.
+
+        Raises
+        ------
+        CasebackError
+            For other sites or another width.
+        """
+        expect_fitting(x, *self.weight.shape[:2])
         return scores_of_classes(x.to(self.weight) @ self.weight + self.bias[:, None])
 
     def predict(self, x: Float[Tensor, "site example d"]) -> list[list[Any]]:

@@ -6,7 +6,6 @@ chosen, such as a penalty. All that is wrong with the input is said here, in one
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from caseback.decode.probes.splits import folds, held_out, numbered, repeated_rows
+from caseback.decode.probes.splits import folds, held_out, numbered, say_repeated
 from caseback.decode.representations import representations
 from caseback.decode.states import States
 from caseback.errors import CasebackError
@@ -113,13 +112,7 @@ class Setting(Given):
         """
         data, classes, labels, of = given.x, given.classes, given.labels, given.groups
         test = held_out(labels, classes, of, n_folds, seed)
-        repeated = repeated_rows(data.flatten(2), torch.from_numpy(test).to(data.device))
-        if repeated:
-            warnings.warn(
-                f"{repeated} of {int(test.sum())} held-out examples are the same as one that was trained on: name what "
-                "they share as groups, or accuracy is of memory",
-                stacklevel=4,
-            )
+        repeated = say_repeated(data.flatten(2), torch.from_numpy(test).to(data.device), stacklevel=5)
         return cls(data, given.names, classes, labels, of, test, n_folds, seed, repeated)
 
     @property

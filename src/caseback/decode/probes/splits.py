@@ -6,6 +6,7 @@ group is trained on or tested on, never both; and rows that are the same in both
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -131,3 +132,14 @@ def repeated_rows(x: Float[Tensor, "site example d"], test: Bool[Tensor, " examp
     for site, direction in zip(x, directions, strict=True):
         key += site.double() @ direction
     return int(torch.isin(key[test], key[~test]).sum())
+
+
+def say_repeated(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"], stacklevel: int) -> int:
+    """How many tested examples leak their label, as ``repeated_rows`` counts them, with a warning where some do."""
+    if repeated := repeated_rows(x, test):
+        warnings.warn(
+            f"{repeated} of {int(test.sum())} held-out examples are the same as one that was trained on: name what "
+            "they share as groups, or accuracy is of memory",
+            stacklevel=stacklevel,
+        )
+    return repeated

@@ -25,7 +25,7 @@ from caseback.decode.probes.setting import Labels, site_names
 from caseback.decode.probes.splits import folds, numbered
 from caseback.decode.probes.training import expect_training, trained
 from caseback.decode.probes.trees import LENGTHS, checked_heads, rank_correlation, spanning_trees
-from caseback.decode.representations import representations
+from caseback.decode.representations import expect_fitting, representations
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
@@ -51,10 +51,12 @@ class StructuralProbe:
 
     def distances(self, x: Float[Tensor, "site word d"]) -> Float[Tensor, "site word word"]:
         """Squared distances between the words of a sentence, which stand for edges of its tree."""
+        expect_fitting(x, *self.weight.shape[:2])
         return _squared_distances(x.to(self.weight) @ self.weight)
 
     def depths(self, x: Float[Tensor, "site word d"]) -> Float[Tensor, "site word"]:
         """Squared lengths of words, which stand for their depth where the probe is one of depth."""
+        expect_fitting(x, *self.weight.shape[:2])
         return (x.to(self.weight) @ self.weight).square().sum(-1)
 
     def trees(self, x: Float[Tensor, "site word d"]) -> list[list[tuple[int, int]]]:

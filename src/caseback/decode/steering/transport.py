@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.decode.directions.estimators import shrunk
+from caseback.decode.directions.estimators import shrunk, singular
 from caseback.decode.moments import ClassMoments
 from caseback.decode.states import Place
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
@@ -118,10 +118,9 @@ def _powers(matrix: Float[Tensor, "*place d d"], power: float) -> Float[Tensor, 
 
 def _regular(covariance: Float[Tensor, "place d d"], moments: ClassMoments, c: int) -> Float[Tensor, "place d d"]:
     """A covariance that can be divided by."""
-    values = torch.linalg.eigvalsh(covariance)
-    singular = values[:, 0] <= values[:, -1] * covariance.shape[1] * torch.finfo(values.dtype).eps
-    if bool(singular.any()):
-        place = moments.places[int(singular.nonzero()[0, 0])]
+    flat = singular(covariance)
+    if bool(flat.any()):
+        place = moments.places[int(flat.nonzero()[0, 0])]
         raise CasebackError(
             f"the covariance of class {moments.classes[c]!r} at {place} is singular ({int(moments.counts[c])} examples "
             f"of width {covariance.shape[1]}): give more examples, shrinkage=0.1, or covariance=False"

@@ -17,7 +17,21 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
-from caseback.decode.erasure import Eraser, amnesic, inlp, leace, mean_projection, rlace, sal, scrub
+from caseback.decode.erasure import (
+    Eraser,
+    OracleEraser,
+    QuadraticEraser,
+    amnesic,
+    inlp,
+    leace,
+    mean_projection,
+    oracle_leace,
+    quadratic_leace,
+    rlace,
+    sal,
+    scrub,
+)
+from caseback.decode.erasure.amnesic import kl_from_clean
 from caseback.decode.erasure.classifiers import split_of
 from caseback.decode.probes import linear_probe
 from caseback.decode.states import States, read_states
@@ -27,6 +41,7 @@ from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric, loss
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
+from caseback.reports.concepts.labeled_erasure import labeled_effects, ranks_of, shares_removed
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 from caseback.tasks.labeled_texts import LabeledTexts
@@ -40,14 +55,18 @@ ERASURE = DocumentKind(
     "erasure_report",
     sections=("texts", "method", "metric", "clean", "majority", "places", "together"),
 )
-METHODS: dict[str, Callable[..., Eraser]] = {
+METHODS: dict[str, Callable[..., Any]] = {
     "leace": leace,
     "orth": partial(leace, method="orth"),
     "sal": sal,
     "mean": mean_projection,
     "inlp": inlp,
     "rlace": rlace,
+    "oracle": oracle_leace,
+    "quadratic": quadratic_leace,
 }
+WITH_LABELS = ("oracle", "quadratic")
+"""Those that take a text's label when they erase."""
 TRAINED = ("inlp", "rlace")
 """Those that hold out examples of their own, by group, and draw at random."""
 
@@ -65,7 +84,7 @@ def erasure_report(
     draws: int = 20,
     seed: int = 0,
     progress: bool = False,
-) -> tuple[dict[str, Any], Eraser]:
+) -> tuple[dict[str, Any], Eraser | OracleEraser | QuadraticEraser]:
     """Fit an eraser to three of four parts of some texts, and judge it on the fourth.
 
     Parameters
@@ -93,17 +112,19 @@ def erasure_report(
 
     Returns
     -------
-    dict, Eraser
-        The document, and what was fitted. ``texts`` has how many there are, how many of them were ``held_out``, and the
-        ``classes``; ``clean`` the metric of the clean run. ``places`` has a row for each: probes' accuracy ``before``
-        and ``after`` with its interval ``low`` and ``high``, on held-out texts; ``rank``; ``removed``, the share of the
-        variance; and ``effects``, of erasing there alone. ``together`` has the effects of erasing at all places, None
-        where there is one.
+    dict, and an eraser
+        The document, and what was fitted, which takes labels where the method does. ``texts`` has how many there are,
+        how many of them were ``held_out``, and the ``classes``; ``clean`` the metric of the clean run. ``places`` has a
+        row for each: probes' accuracy ``before`` and ``after`` with its interval ``low`` and ``high``, on held-out
+        texts; ``rank``; ``removed``, the share of the variance; and ``effects``, of erasing there alone, beside random
+        concepts, or for a method that takes labels beside itself fitted to and given labels dealt at random.
+        ``together`` has the effects of erasing at all places, None where there is one.
 
     Raises
     ------
     CasebackError
-        For an unknown method, one label, too few texts of a label, and a metric that cannot see the erasure.
+        For an unknown method, one that takes labels with ``scrubbed``, one label, too few texts of a label, and a
+        metric that cannot see the erasure.
 
     Examples
     --------
@@ -117,6 +138,9 @@ def erasure_report(
     """
     if method not in METHODS:
         raise CasebackError(f"method {method!r} is unknown. {did_you_mean(method, list(METHODS))}")
+    with_labels = method in WITH_LABELS
+    if with_labels and scrubbed:
+        raise CasebackError(f"{method} takes labels, which scrubbing layer by layer does not: scrub with leace, say")
     if metric == "loss" and not everywhere:
         raise CasebackError(
             "the loss is of a text's own tokens, which come before what its last position says: erase everywhere, or "
@@ -134,32 +158,41 @@ def erasure_report(
     fit = partial(METHODS[method], seed=seed) if method in TRAINED else METHODS[method]
     known = _some(tokens, ~_prompts(states, split.held, len(tokens)))
     rest = _prompts(states, split.held, len(tokens)).nonzero().flatten().tolist()
+    own = ~split.held
+    given = States(states.x[:, own], states.places, states.prompt[own])
+    few = [label for label, mine in zip(labels, own.tolist(), strict=True) if mine]
     if scrubbed:
         of_known = [labeled.labels[i] for i in sorted(set(range(len(tokens))) - set(rest))]
         eraser = scrub(model, known, of_known, sites=sites, pos=pos, fit=fit, progress=progress)
         after = _ordered(read_states(model.edited(eraser.edits(pos)), tokens, sites=sites, pos=pos), eraser.places)
         states = _ordered(states, eraser.places)
     else:
-        own = ~split.held
         by_group = {"groups": None if groups is None else [g for g, mine in zip(groups, own, strict=True) if mine]}
-        given = States(states.x[:, own], states.places, states.prompt[own])
-        few = [label for label, mine in zip(labels, own.tolist(), strict=True) if mine]
         eraser = fit(given, few, **(by_group if method in TRAINED else {}))
-        after = eraser.apply(states)
+        after = eraser.apply(states, labels) if with_labels else eraser.apply(states)
     probing = {"groups": groups, "n_folds": 4, "seed": seed, "sites": states.names}
     tables = [linear_probe(x.x, labels, **probing).table for x in (states, after)]
-    measured = _measured(
-        model, _some(tokens, rest), [labeled.labels[i] for i in rest], eraser, metric, pos, draws, seed, progress
-    )
+    judged, truth = _some(tokens, rest), [labeled.labels[i] for i in rest]
+    if isinstance(eraser, Eraser):
+        measured = _measured(model, judged, truth, eraser, metric, pos, draws, seed, progress)
+        clean, ranks, removed = float(measured.clean.mean()), eraser.checks["rank"], eraser.checks["removed"]
+        effects = [_effects(measured, i) for i in range(measured.sizes["variant"])]
+    else:
+        measure = loss() if metric == "loss" else kl_from_clean(model, judged)
+        chance = {"draws": draws, "seed": seed, "progress": progress}
+        clean, effects = labeled_effects(model, judged, truth, fit, given, few, eraser, measure, pos, **chance)
+        ranks, removed = ranks_of(eraser), shares_removed(given, eraser.apply(given, few))
     document = ERASURE.document(
         model_facts(model),
         texts={"count": len(tokens), "held_out": len(rest), "classes": _counts(labeled.labels)},
-        method=eraser.method,
+        method=eraser.method if isinstance(eraser, Eraser) else METHODS[method].__name__,
         metric=metric,
-        clean=float(measured.clean.mean()),
+        clean=clean,
         majority=float(tables[0].majority),
-        places=[_row(i, eraser, tables, _effects(measured, i)) for i in range(len(eraser.places))],
-        together=_effects(measured, len(eraser.places)) if len(eraser.places) > 1 else None,
+        places=[
+            _row(i, str(place), tables, int(ranks[i]), removed[i], effects[i]) for i, place in enumerate(eraser.places)
+        ],
+        together=effects[-1] if len(eraser.places) > 1 else None,
         provenance=model.provenance(),
     )
     return document, eraser
@@ -204,16 +237,18 @@ def _measured(
     return amnesic(model, tokens, labels, erasers, of, pos=pos, draws=draws, seed=seed, progress=progress)
 
 
-def _row(i: int, eraser: Eraser, tables: list[xr.Dataset], effects: dict[str, Any]) -> dict[str, Any]:
+def _row(
+    i: int, place: str, tables: list[xr.Dataset], rank: int, removed: float, effects: dict[str, Any]
+) -> dict[str, Any]:
     before, after = tables
     return {
-        "place": eraser.names[i],
+        "place": place,
         "before": float(before.accuracy[i]),
         "after": float(after.accuracy[i]),
         "low": float(after.low[i]),
         "high": float(after.high[i]),
-        "rank": int(eraser.checks["rank"][i]),
-        "removed": float(eraser.checks["removed"][i]),
+        "rank": rank,
+        "removed": removed,
         "effects": effects,
     }
 

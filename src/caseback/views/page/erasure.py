@@ -26,6 +26,18 @@ _METRICS = {
     "loss": "Change of the loss of all tokens, in nats.",
 }
 _WIDTH, _ROOM = 240, 8
+_BY_CHANCE = "labels dealt at random"
+_ALONE = (
+    "random concepts of equal rank move them by less than {}, and of equal variance by less than {}",
+    "Bars: the middle 95 % of random concepts, of equal rank (dark) and of equal variance (pale). Dot: the label "
+    "erased; circle: erased, and the label given back on average.",
+    "A concept that the model uses lies beyond both bars, and its circle within them.",
+)
+_WITH_LABELS = (
+    "the same erasing, fitted to and given labels dealt at random, move them by less than {}",
+    "Bars: the middle 95 % of the same erasing, fitted to and given labels dealt at random. Dot: the label erased.",
+    "A concept that the model uses lies beyond the bar.",
+)
 
 
 @checked
@@ -61,15 +73,15 @@ def _body(document: Mapping[str, Any]) -> str:
     before = [row["before"] for row in rows]
     most = max(rows, key=lambda row: row["after"])
     loudest = max(rows, key=lambda row: row["effects"]["erased"])
-    bands = [loudest["effects"][f"random of equal {kind}"][1] for kind in ("rank", "variance")]
+    controls, bars, others = _WITH_LABELS if _BY_CHANCE in loudest["effects"] else _ALONE
+    above = [number(loudest["effects"][name][1]) for name in _bands(loudest["effects"])]
     words = (
         f"Fitted by {document['method']} to {texts['count'] - texts['held_out']} of {texts['count']} texts ({counts}), "
         f"judged on the {texts['held_out']} others. Before, probes are right on {percent(min(before))} to "
         f"{percent(max(before))} of these; after, on {percent(most['after'])} at most (at "
         f"{most['place']}), where the commonest class alone is right on {percent(majority)}. The model's predictions "
         f"move most when it is erased at {loudest['place']}: by {number(loudest['effects']['erased'])}, where 95 % of "
-        f"random concepts of equal rank move them by less than {number(bands[0])}, and of equal variance by less than "
-        f"{number(bands[1])}."
+        f"{controls.format(*above)}."
     )
     places = [_parts(row["place"]) for row in rows]
     maps = "".join(
@@ -87,12 +99,7 @@ def _body(document: Mapping[str, Any]) -> str:
         ),
         _probes(list(reversed(rows)), majority),
         "<h2>What the model loses</h2>",
-        note(
-            f"{_METRICS[document['metric']]} Bars: the middle 95 % of random concepts, of equal rank (dark) and of "
-            "equal variance (pale). Dot: the label erased; circle: erased, and the label given back on average. A "
-            "concept that the model uses lies beyond both bars, and its circle within them. The scale is of square "
-            "roots."
-        ),
+        note(f"{_METRICS[document['metric']]} {bars} {others} The scale is of square roots."),
         _effects(document),
     ]
     return frame(document, "What does erasing {} do?", _label(document), *parts)
@@ -140,30 +147,38 @@ def _effects(document: Mapping[str, Any]) -> str:
 
     lines = []
     for name, effects in rows:
-        bands = [effects[f"random of equal {kind}"] for kind in ("rank", "variance")]
-        shown = [cell(f"{number(a)} to {number(b)}") for a, b in bands]
-        drawing = f"<td>{_band(effects, bands, across)}</td>"
-        lines.append(
-            (name, [drawing, cell(signed(effects["erased"])), *shown, cell(signed(effects["label given back"]))])
-        )
-    return rows_table(["", "", "erased", "random of equal rank", "of equal variance", "label given back"], lines)
+        shown = [
+            cell(f"{number(value[0])} to {number(value[1])}" if isinstance(value, list) else signed(value))
+            for value in effects.values()
+        ]
+        lines.append((name, [f"<td>{_band(effects, across)}</td>", *shown]))
+    titles = [name.replace("random of equal variance", "of equal variance") for name in rows[0][1]]
+    return rows_table(["", "", *titles], lines)
+
+
+def _bands(effects: Mapping[str, Any]) -> list[str]:
+    """Names of the controls that an effect stands beside."""
+    return [name for name, value in effects.items() if isinstance(value, list)]
 
 
 def _root(value: float) -> float:
     return math.copysign(math.sqrt(abs(value)), value)
 
 
-def _band(effects: Mapping[str, Any], bands: Sequence[Sequence[float]], across: Callable[[float], float]) -> str:
+def _band(effects: Mapping[str, Any], across: Callable[[float], float]) -> str:
     bars = []
-    for kind, (a, b), y in zip(("rank", "variance"), bands, (3, 11), strict=True):
+    for kind, name, y in zip(("rank", "variance"), _bands(effects), (3, 11), strict=False):
+        a, b = effects[name]
         width = max(across(b) - across(a), 1.5)
         bars.append(f"<rect class='{kind}' x='{across(a):.1f}' y='{y}' width='{width:.1f}' height='4'/>")
+    back = ""
+    if "label given back" in effects:
+        back = f"<circle class='back' cx='{across(effects['label given back']):.1f}' cy='9' r='4'/>"
     label = html.escape(f"erased {number(effects['erased'])}", quote=True)
     return (
         f"<svg class='band-of' viewBox='0 0 {_WIDTH} 18' width='{_WIDTH}' height='18' role='img' aria-label='{label}'>"
         f"<line class='none' x1='{across(0):.1f}' x2='{across(0):.1f}' y1='0' y2='18'/>{''.join(bars)}"
-        f"<circle class='back' cx='{across(effects['label given back']):.1f}' cy='9' r='4'/>"
-        f"<circle class='erased' cx='{across(effects['erased']):.1f}' cy='9' r='4'/></svg>"
+        f"{back}<circle class='erased' cx='{across(effects['erased']):.1f}' cy='9' r='4'/></svg>"
     )
 
 

@@ -15,8 +15,8 @@ from caseback.views.numbers_text import number, percent, signed
 __all__ = ["print_erasure"]
 
 _METRICS = {
-    "kl": "KL of the next token from the clean run, in nats; of random concepts the middle 95 %:",
-    "loss": "change of the loss of all tokens ({clean} nats), in nats; of random concepts the middle 95 %:",
+    "kl": "KL of the next token from the clean run, in nats; of what stands beside it the middle 95 %:",
+    "loss": "change of the loss of all tokens ({clean} nats), in nats; of what stands beside it the middle 95 %:",
 }
 
 
@@ -42,7 +42,8 @@ def print_erasure(document: Document, *, console: Console | None = None) -> None
             markup=False,
         )
         probes = _table("place", "read before", "and after", "95 %", "rank", "variance removed")
-        effects = _table("place", "erased", "random of equal rank", "of equal variance", "label given back")
+        names = list(document["places"][0]["effects"])
+        effects = _table("place", *(name.replace("random of equal variance", "of equal variance") for name in names))
         for row in document["places"]:
             read = (percent(row[key]) for key in ("before", "after"))
             band = f"{percent(row['low'])} to {percent(row['high'])}"
@@ -64,6 +65,4 @@ def _table(first: str, *titles: str) -> Table:
 
 
 def _effects(of: Mapping[str, Any]) -> list[str]:
-    low_high = (of[f"random of equal {kind}"] for kind in ("rank", "variance"))
-    bands = [f"{number(low)} to {number(high)}" for low, high in low_high]
-    return [signed(of["erased"]), *bands, signed(of["label given back"])]
+    return [" to ".join(map(number, value)) if isinstance(value, list) else signed(value) for value in of.values()]
