@@ -75,10 +75,11 @@ def _body(document: Mapping[str, Any]) -> str:
     loudest = max(rows, key=lambda row: row["effects"]["erased"])
     controls, bars, others = _WITH_LABELS if _BY_CHANCE in loudest["effects"] else _ALONE
     above = [number(loudest["effects"][name][1]) for name in _bands(loudest["effects"])]
+    shares = " to ".join(dict.fromkeys([percent(min(before)), percent(max(before))]))
     words = (
         f"Fitted by {document['method']} to {texts['count'] - texts['held_out']} of {texts['count']} texts ({counts}), "
-        f"judged on the {texts['held_out']} others. Before, probes are right on {percent(min(before))} to "
-        f"{percent(max(before))} of these; after, on {percent(most['after'])} at most (at "
+        f"judged on the {texts['held_out']} others. Before, probes are right on {shares} of these; "
+        f"after, on {percent(most['after'])} at most (at "
         f"{most['place']}), where the commonest class alone is right on {percent(majority)}. The model's predictions "
         f"move most when it is erased at {loudest['place']}: by {number(loudest['effects']['erased'])}, where 95 % of "
         f"{controls.format(*above)}."
