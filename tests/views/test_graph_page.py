@@ -64,8 +64,8 @@ def test_the_terminal_has_scores_warnings_nodes_and_paths():
     document = planted_graph()
     told = in_terminal(document, top=3)
     for text in (
-        "(90%): L",
-        "+2.50 of +3.50",
+        "(90%): +3.50 in all",
+        "+2.50",
         "␣Austin (41%)",
         "replacement 0.62",
         "! Error nodes carry 38 %",

@@ -95,12 +95,16 @@ def _parts(document: Mapping[str, Any], top: int) -> Iterator[Text | Table]:
             strength = signed(path.strength) if has_sign else number(path.strength)
             yield Text.assemble((f"{strength:>7}", style), f"  {steps}")
     if document.get("attention"):
-        yield Text("\nWhy heads look where they look", "bold")
+        yield Text.assemble(
+            ("\nWhy heads look where they look", "bold"),
+            ": what pairs of nodes, at the query and at the key, add to the score beyond their mean over keys",
+        )
         for row in document["attention"]:
             query, key = (f"{visible(document['tokens'][row[end]]['text'])} {row[end]}" for end in ("query", "key"))
-            one, other, value = row["pairs"][0]
-            why = f"{one} × {other} {signed(value)} of {signed(row['score'])}"
-            yield Text(f"{row['head']} at {query} looks at {key} ({percent(row['pattern'])}): {why}")
+            looks = f"{row['head']} at {query} looks at {key} ({percent(row['pattern'])})"
+            yield Text(f"{looks}: {signed(row['score'])} in all")
+            for one, other, value in row["pairs"][:3]:
+                yield Text(f"  {signed(value):>7}  {one} × {other}")
     if document["interventions"]:
         yield Text("\nInterventions", "bold")
         table = _table(("what", "left"), ("times", "right"), ("predicted", "right"), ("measured", "right"))
