@@ -14,7 +14,7 @@ from caseback.behaviors.matching_streams import MATCHING
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.stream import collect
 from caseback.stream.marks import KINDS as BITS
-from caseback.stream.tables.attention.predicted import BACK, lens
+from caseback.stream.tables.attention.predicted import BACK, RowLens
 from planted_neurons import corpus
 from zoo import tiny
 
@@ -81,7 +81,7 @@ def matched_by_likeness(of, ids, _):
 
 def most_predicted(of, ids, stream):
     """The earlier token, none of the query's own, that the stream predicts most."""
-    scores = lens(of.plain, stream, ids)
+    scores = RowLens(of.plain, ids)(stream)
     width = ids.shape[1]
     may = torch.ones(width, width).tril().bool() & (ids[:, :, None] != ids[:, None])
     may[:, :, 0] = False

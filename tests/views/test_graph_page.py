@@ -64,7 +64,7 @@ def test_the_terminal_has_scores_warnings_nodes_and_paths():
     document = planted_graph()
     told = in_terminal(document, top=3)
     for text in (
-        "(90%): +3.50 in all",
+        "(90%): score +3.50 above the mean over keys",
         "+2.50",
         "␣Austin (41%)",
         "replacement 0.62",

@@ -205,7 +205,7 @@ def collected_moments(
     >>> corpus = [("Mary went home", {"who": 1}), ("Tom went home", {"who": 0}), ("The dog slept", {})]
     >>> collection = collect(model, corpus, [{"second_moments": {"groups": ["label:who:2"]}}])
     >>> collected_moments(collection, classes=["he", "she"])
-    ClassMoments(4 places of width 160; 'he' 4, 'she' 4)
+    ClassMoments(4 places of width 160; 'he' 3, 'she' 3)
     """
     state, own = collection.state(table), collection.tables[table]
     if not isinstance(own, SecondMoments) or not own.groups:

@@ -97,12 +97,13 @@ def _parts(document: Mapping[str, Any], top: int) -> Iterator[Text | Table]:
     if document.get("attention"):
         yield Text.assemble(
             ("\nWhy heads look where they look", "bold"),
-            ": what pairs of nodes, at the query and at the key, add to the score beyond their mean over keys",
+            ": their scores, and what pairs of nodes make of them, one at the query and one at the key",
         )
         for row in document["attention"]:
             query, key = (f"{visible(document['tokens'][row[end]]['text'])} {row[end]}" for end in ("query", "key"))
             looks = f"{row['head']} at {query} looks at {key} ({percent(row['pattern'])})"
-            yield Text(f"{looks}: {signed(row['score'])} in all")
+            above = "" if row.get("centered") is False else " above the mean over keys"
+            yield Text(f"{looks}: score {signed(row['score'])}{above}")
             for one, other, value in row["pairs"][:3]:
                 yield Text(f"  {signed(value):>7}  {one} × {other}")
     if document["interventions"]:
