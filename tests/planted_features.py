@@ -116,7 +116,8 @@ def recipe_of(kind: str, seed: int, **more: Any) -> Recipe:
     asked: dict[str, Any] = (
         {"options": {"k": 2, **options}} if "k" in architecture_of(kind).options else {"l0": 2.0, "options": options}
     )
-    return Recipe(site="resid_post.0", architecture=kind, width=64, seed=seed + 10, **asked, **more)
+    how = {"resample_every": None, **asked, **more}
+    return Recipe(site="resid_post.0", architecture=kind, width=64, seed=seed + 10, **how)
 
 
 def found(kind: str, seed: int, *, shuffled: bool = False, **more: Any) -> float:

@@ -226,7 +226,7 @@ class Kinds(Planted):
 
 def trained_on(states: Tensor, seed: int, **more: Any) -> Any:
     """A dictionary of 128 features after a million tokens."""
-    recipe = Recipe(site="resid_post.0", width=128, seed=seed + 10, **more)
+    recipe = Recipe(site="resid_post.0", width=128, seed=seed + 10, resample_every=None, **more)
     how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
     return train_dictionaries(None, {"resid_post.0": states}, recipe, **how)[0].dictionary
 

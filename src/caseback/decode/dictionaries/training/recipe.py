@@ -64,7 +64,8 @@ class Recipe:
         Tokens without activity after which a feature is dead; a million by default, or a fiftieth of the training.
     resample_every
         Steps after which dead features start again at badly reconstructed states (Bricken et al. 2023), until the rate
-        falls; by default a twentieth of the training, 0 for never. Of one site alone.
+        falls; None for a twentieth of the training, and by default never: in a short training features that are rare
+        look dead. Of one site alone.
     finish
         The share of the training, at its end, in which the encoder rests and nothing is penalized: codes that a
         penalty shrank grow back (Wright & Sharkey 2024).
@@ -95,7 +96,7 @@ class Recipe:
     centered: bool = True
     unit_rows: bool | None = None
     dead_after: int | None = None
-    resample_every: int | None = None
+    resample_every: int | None = 0
     finish: float = 0.0
     skip: bool = False
     seed: int = 0
