@@ -193,9 +193,9 @@ def quadratic_leace(
         raise CasebackError("these moments are with numbers: expected those of classes, of class_moments(each=True)")
     if bool((alone := moments.counts < 2).any()):
         raise CasebackError(f"one example is of the class {moments.classes[int(alone.nonzero()[0])]!r}: expected two")
-    given, counts = moments.class_covariances, moments.counts.tolist()
+    observed, counts = moments.class_covariances, moments.counts.tolist()
     estimates = [
-        optimal_linear_shrinkage(given[:, c], n) if shrinkage else given[:, c] * (n / (n - 1))
+        optimal_linear_shrinkage(observed[:, c], n) if shrinkage else observed[:, c] * (n / (n - 1))
         for c, n in enumerate(counts)
     ]
     own = torch.stack(estimates, 1)

@@ -149,10 +149,10 @@ class _Walk:
         """One batch through one layer; ``onward`` its stream is then held as it leaves the layer."""
         batch = int(rows[0])
         edits = [edit for own in self.fresh for edit in own.edits(pos_of(self.pos, rows))]
-        run, given = through_layer(self.model.anatomy, some, layer, self._entering(batch), read=read, edits=edits)
+        run, output = through_layer(self.model.anatomy, some, layer, self._entering(batch), read=read, edits=edits)
         if onward:
-            several = isinstance(given, tuple | list)
-            self.streams[batch] = self._held(batch, given[0] if several else given), given[1:] if several else None
+            several = isinstance(output, tuple | list)
+            self.streams[batch] = self._held(batch, output[0] if several else output), output[1:] if several else None
         return run
 
     def on(self, layer: int) -> None:

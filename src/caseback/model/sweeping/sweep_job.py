@@ -227,7 +227,7 @@ def swept_in(
         work.expect_sendable()
     with threads(n_threads):  # last bits of the unedited run follow from them
         job = Job.begin(folder, work.plan(n_threads), "the sweep")
-    if job.undone() and not os.path.isfile(sweep_path(job.folder)):
+    if not os.path.isfile(sweep_path(job.folder)) and job.undone():
         _write_if_data(job, work)
     own = list(results(job, work, workers=workers, on=on, progress=progress))
     noise = max(float(shard["noise"]) for shard in own) if work.ready.in_half_precision else None

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy import sparse
-from scipy.stats import rankdata
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.explanations.corpus_codes import CorpusTokens, codes_over, corpus_tokens
 from caseback.decode.dictionaries.measures.replacement import splice_of
+from caseback.decode.directions.find import auroc
+from caseback.decode.vocabulary.activating.scores import balanced_accuracy
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
@@ -215,10 +216,10 @@ def judge_explanations(
                 for case, j in zip(cases, whose, strict=True)
                 for text, _ in case[kind]
             ]
-            given = _answers(judge, questions)
+            shares = _answers(judge, questions)
             asked += len(questions)
             ends = np.cumsum([0, *(len(case[kind]) for case in cases)])
-            parts = [given[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+            parts = [shares[a:b] for a, b in zip(ends, ends[1:], strict=False)]
             true = [np.array([answer for _, answer in case[kind]], dtype=bool) for case in cases]
             both = [_scores(p, y) for p, y in zip(parts, true, strict=True)]
             scores[f"{name}{suffix}"], scores[f"{name}_auroc{suffix}"] = np.array(both).T
@@ -277,20 +278,19 @@ def _answers(judge: Judge, questions: Sequence[str]) -> np.ndarray:
         return np.zeros(0)
     answers = judge(questions)
     try:
-        given = np.asarray(answers, dtype=float)
+        shares = np.asarray(answers, dtype=float)
     except (TypeError, ValueError):
-        given = np.zeros(0)
-    if given.shape != (len(questions),) or not ((given >= 0) & (given <= 1)).all():
+        shares = np.zeros(0)
+    if shares.shape != (len(questions),) or not ((shares >= 0) & (shares <= 1)).all():
         raise CasebackError(
             f"the judge answered {len(questions)} questions otherwise: expected a number from 0 to 1 each"
         )
-    return given
+    return shares
 
 
 def _scores(p: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Balanced accuracy at a half, and the area under the curve."""
-    n_yes, n_no = int(y.sum()), int((~y).sum())
-    if not n_yes or not n_no:
+    if y.all() or not y.any():
         return np.nan, np.nan
-    area = (rankdata(p)[y].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no)
-    return float(((p > 0.5)[y].mean() + (p <= 0.5)[~y].mean()) / 2), float(area)
+    area = auroc(torch.from_numpy(p)[None], torch.from_numpy(y))
+    return balanced_accuracy((p > 0.5).tolist(), y.tolist()), float(area[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,16 @@ def expect_finite(trainers: Mapping[str, Trainer], file: Checkpoint) -> None:
             if file.path is not None and os.path.exists(file.path):
                 why += f"; {str(file.path)!r} holds the training before it"
             raise CasebackError(why)
+
+
+def training_file(path: str | Path | None, depends_on: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint of a training, and what it depends on."""
+    return Checkpoint(
+        path,
+        depends_on,
+        what="checkpoint of dictionaries",
+        other="belongs to another training (other recipes, corpus, options or model)",
+    )
 
 
 def write_trainers(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, points: Any) -> None:

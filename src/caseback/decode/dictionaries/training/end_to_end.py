@@ -33,6 +33,7 @@ from caseback.decode.dictionaries.training.curves import (
     expect_finite,
     point_of,
     restore_trainers,
+    training_file,
     write_trainers,
 )
 from caseback.decode.dictionaries.training.pools import SINK, ModelPools
@@ -40,7 +41,6 @@ from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.train import expect_recipes
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, OutOfRange
-from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
@@ -157,8 +157,8 @@ def train_end_to_end(
     sites = [site for recipe in chosen for site in (*recipe.sites, *recipe.targets)]
     pools = ModelPools(model, rows, sites, step_tokens, seed, sink)
     trainers: dict[str, Trainer] = {}
+    widths = pools.widths()
     for i, recipe in enumerate(chosen):
-        widths = pools.widths()
         fresh = recipe.start(widths[recipe.sites[0]], widths[recipe.targets[0]], model.name)
         own = fresh if start is None else copy.deepcopy(start[i]).train()
         trainers[recipe.label] = Trainer(recipe, own.to(model.device), n_tokens)
@@ -167,12 +167,7 @@ def train_end_to_end(
     if checkpoint is not None and start is not None:
         parts["start"] = [one.state_dict() for one in start]
     options = [[asdict(recipe) for recipe in chosen], beside, beside_weight, n_tokens, step_tokens, report_every, seed]
-    file = Checkpoint(
-        checkpoint,
-        {**parts, "options": options},
-        what="checkpoint of dictionaries",
-        other="belongs to another training (other recipes, corpus, options or model)",
-    )
+    file = training_file(checkpoint, {**parts, "options": options})
     points: dict[str, list[list[float]]] = {name: [] for name in trainers}
     first, number, written = next(iter(trainers.values())), 0, time.monotonic()
     if (saved := file.read()) is not None:

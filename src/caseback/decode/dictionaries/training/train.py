@@ -24,13 +24,13 @@ from caseback.decode.dictionaries.training.curves import (
     expect_finite,
     point_of,
     restore_trainers,
+    training_file,
     write_trainers,
 )
 from caseback.decode.dictionaries.training.pools import SINK, GivenPools, ModelPools, Pools, StoredPools
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, OutOfRange
-from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -143,12 +143,7 @@ def train_dictionaries(
     }
     options = [[asdict(recipe) for recipe in chosen], n_tokens, step_tokens, pool_tokens, report_every, seed]
     parts = {} if checkpoint is None else pools.depends_on()
-    file = Checkpoint(
-        checkpoint,
-        {**parts, "options": options},
-        what="checkpoint of dictionaries",
-        other="belongs to another training (other recipes, corpus, options or model)",
-    )
+    file = training_file(checkpoint, {**parts, "options": options})
     points: dict[str, list[list[float]]] = {name: [] for name in trainers}
     first, number = next(iter(trainers.values())), 0  # all have made as many steps
     if (saved := file.read()) is not None:

@@ -169,9 +169,8 @@ def _traced(writes: Writes, place: Site, site: Site, row: Tensor, at: int) -> tu
     """All that is read, way by way, and what of it is due to biases."""
     network, layer, one = writes.network, site.layer or 0, row.new_ones(())
     if site.name == "mlp_out":
-        return [_direct(one_a_position(Name("mlp", layer), network.at("mlp_out", layer)), row, at, one)], row.new_zeros(
-            ()
-        )
+        whole = one_a_position(Name("mlp", layer), network.at("mlp_out", layer))
+        return [_direct(whole, row, at, one)], row.new_zeros(())
     if site.name == "attn_out":
         inputs, constant = _through(writes, layer, row, at, one)
         return [inputs], constant
