@@ -123,7 +123,7 @@ def writes_next_where_odd(model):
 
     def write(x, ids):
         following = ids.roll(-1).flatten()
-        toward = toward_tokens(model, following).to(x)
+        toward = toward_tokens(weights, following, weights.W_U.detach().mean(1)).to(x)
         post = weights.attn_post_norm[LAST]
         toward = toward if post is None else post.centre(toward * post.gamma.to(toward))
         z = 10 * toward @ weights.W_O[LAST][0].detach().to(toward).T

@@ -79,23 +79,25 @@ class NeuronDocuments(Table):
 
     def add(self, state: State, seen: Seen) -> None:
         some = self.counted(seen.marks)
-        document, which = seen.marks.document[some].unique(return_inverse=True)
+        document, inverse = seen.marks.document[some].unique(return_inverse=True)
         if not len(document):
             return
-        of = torch.nn.functional.one_hot(which, len(document)).T
-        parts = self.by_site(seen, some, which, of)
+        # what does not enter is a group of its own at the end, left out of products and maxima: no site is copied
+        which = torch.full_like(seen.marks.document, len(document)).masked_scatter(some, inverse)
+        of = torch.nn.functional.one_hot(which, len(document) + 1).T[:-1]
+        parts = self.by_site(seen, which, of)
         more = {name: torch.stack(own, 1).to(state[name].dtype) for name, own in parts.items()}
         state.update(self.merge(state, {"document": document, "n": of.sum(1), **more}))
 
-    def by_site(self, seen: Seen, some: Tensor, which: Tensor, of: Tensor) -> dict[str, list[Tensor]]:
+    def by_site(self, seen: Seen, which: Tensor, of: Tensor) -> dict[str, list[Tensor]]:
         """Each statistic by site, (document, unit) of a batch's documents."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.statistics}
         gates = {site.layer: site for site in self._gates(seen.model.anatomy)}
         for site in layered(seen.model.anatomy, self.site, self.name):
-            x = seen.wide(site)[some]
-            gate = seen.wide(gates[site.layer])[some] if site.layer in gates else x
+            x = seen.wide(site)
+            gate = seen.wide(gates[site.layer]) if site.layer in gates else x
             parts["sums"].append(of.to(x.dtype) @ x)
-            parts["largest"].append(_largest(x, which, len(of)))
+            parts["largest"].append(_largest(x, which, len(of) + 1)[:-1])
             parts["firings"].append(of.to(x.dtype) @ above_zero(gate))
         return parts
 
@@ -153,12 +155,12 @@ class HeadDocuments(NeuronDocuments):
         follows[:-1] = marks.row[1:] == marks.row[:-1]
         return super().counted(marks) & follows
 
-    def by_site(self, seen: Seen, some: Tensor, which: Tensor, of: Tensor) -> dict[str, list[Tensor]]:
+    def by_site(self, seen: Seen, which: Tensor, of: Tensor) -> dict[str, list[Tensor]]:
         """Each statistic by layer, (document, head)."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.statistics}
         toward = TowardTokens(seen, seen.marks.current.roll(-1))
         for layer in range(seen.model.anatomy.n_layers):
-            effect = torch.linalg.vecdot(seen.wide(Site(self.site, layer)), toward.read(layer))[some]
+            effect = torch.linalg.vecdot(seen.wide(Site(self.site, layer)), toward.read(layer))
             parts["sums"].append(of.to(effect.dtype) @ effect)
             parts["sizes"].append(of.to(effect.dtype) @ effect.abs())
         return parts

@@ -67,6 +67,11 @@ class Seen:
         lengths = self.tokens.lengths
         return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
+    @cached_property
+    def mean_unembedding(self) -> Float[Tensor, " d_model"]:
+        """The mean of W_U over the vocabulary, which is read as a whole for it."""
+        return at_least_float32(self.model.weights.W_U.detach()).mean(1)
+
     def at(self, site: Site) -> Tensor:
         """A site at the real tokens, (token, ...)."""
         if site not in self._flat:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
+from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -45,10 +46,11 @@ def expect_direct(anatomy: Anatomy, table: str) -> None:
         )
 
 
-def toward_tokens(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
+def toward_tokens(
+    weights: Weights, ids: Int[Tensor, " token"], mean: Float[Tensor, " d_model"]
+) -> Float[Tensor, "token d_model"]:
     """What to add to the stream so that each token's logit rises against the others' mean, before the final norm."""
-    norm, table = model.weights.final_norm, at_least_float32(model.weights.W_U.detach())
-    direction = table[:, ids].T - table.mean(1)
+    norm, direction = weights.final_norm, at_least_float32(weights.W_U.detach()[:, ids]).T - mean
     return direction if norm is None else norm.centre(direction * norm.gamma.to(direction))
 
 
@@ -66,7 +68,7 @@ class TowardTokens:
     def __init__(self, seen: Seen, ids: Int[Tensor, " token"]) -> None:
         self.weights = seen.model.weights
         distinct, self.which = ids.unique(return_inverse=True)
-        self.direction = toward_tokens(seen.model, distinct)
+        self.direction = toward_tokens(self.weights, distinct, seen.mean_unembedding)
 
     def read(self, layer: int) -> Float[Tensor, "token head d_head"]:
         """What a layer's z is read by: its product with z is what each head writes toward the token."""
