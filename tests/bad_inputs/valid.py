@@ -375,6 +375,10 @@ class Valid:
                 **{"checkpoints": {0: model, 10: model}, "corpus": [TEXT, OTHER] * 2, "kinds": ["copying"], "rows": 8},
                 **{"n_tokens": None, "length": None},
             },
+            "learning_coefficient": {
+                **{"tokens": [TEXT, OTHER], "metric": None, "within": None, "n_beta": 1.0, "lr": 1e-4},
+                **{"localization": 1.0, "burn_in": 1, "steps": 2, "batch_size": 2, "chains": 1},
+            },
             "universality.universality": {"other": model, "corpus": [TEXT, OTHER], "units": "head", "skip": 1},
             "layer_similarity": {"other": model, "corpus": [TEXT, OTHER], "site": "resid_post", "skip": 1},
             "context_memory": {

@@ -7,6 +7,7 @@ from caseback.behaviors.atlas import atlas as atlas
 from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
 from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases
 from caseback.behaviors.growth.emergence import emergence as emergence
+from caseback.behaviors.growth.learning_coefficient import learning_coefficient as learning_coefficient
 from caseback.behaviors.growth.report import Emergence as Emergence
 from caseback.behaviors.growth.saved import load_emergence as load_emergence
 from caseback.behaviors.growth.saved import save_emergence as save_emergence

@@ -37,6 +37,7 @@ DIMS = (
     *("source", "source_to"),  # models or layers that share codes
     *("query_writer", "key_writer"),  # whose writes meet in a score
     "measure",  # several numbers of one thing, by name
+    "chain",  # of random walks: one of several
     "entry",  # of a sparse result: one of the places that hold something
     # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
     *("dictionary", "sparsity", "importance"),

@@ -19,6 +19,7 @@ from torch import nn
 
 from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
+from caseback.behaviors.growth.learning_coefficient import learning_coefficient
 from caseback.behaviors.growth.losses import Text, in_random_tokens, late_less_early, text_losses
 from caseback.behaviors.growth.report import Curve, Emergence, KindCurve, arises
 from caseback.behaviors.growth.runs import opened, steps_of
@@ -51,13 +52,15 @@ CURVES = {
     ),
     "growth of the stream": ("factor by which the stream's norm grows a layer, without first tokens", ""),
     "squared weights": ("sum of all squared weights", ""),
+    "learning coefficient": ("how flat the text's loss is around the weights: less is flatter", ""),
 }
 """What each curve is, and what is beside it."""
+COEFFICIENT = "learning coefficient"
 LINES = ("score", "control", "band", "best", "seen")
 
 
 @technique(
-    entry=("5.4.13", "5.3.3"),
+    entry=("5.4.13", "5.3.3", "B.39"),
     citation="Olsson et al. 2022, Bietti et al. 2023, Edelman et al. 2024",
     cost="checkpoints x (two forwards per token of text, and some of random tokens)",
 )
@@ -69,6 +72,7 @@ def emergence(
     n_tokens: int | None = None,
     length: int | None = None,
     rows: int = 64,
+    coefficient: bool = False,
     checkpoint: str | Path | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -90,6 +94,8 @@ def emergence(
         Tokens per row of text; 128 by default, or the context where that is shorter.
     rows
         Rows of random tokens, of each sort.
+    coefficient
+        Measure ``learning_coefficient`` too, of the text, which takes longer than all else.
     checkpoint
         A file that keeps what is done; the same call with it goes on after an interruption.
     seed
@@ -128,7 +134,7 @@ def emergence(
         raise CasebackError(f"rows={rows}: expected 8 at least, since heads are ranked on some and scored on others")
     first = opened(next(iter(run.values())))
     given = None if corpus is None else _rows(first, corpus, n_tokens, length)
-    depends_on = {"text": given, "options": [[kind.name for kind in wanted], rows, seed]}
+    depends_on = {"text": given, "options": [[kind.name for kind in wanted], rows, coefficient, seed]}
     file = Checkpoint(checkpoint, depends_on, what="state of an emergence", other="is of other text or other options")
     saved = file.read()
     done: dict[str, Any] = {} if saved is None else dict(saved.state["done"])
@@ -142,7 +148,7 @@ def emergence(
             )
         key, digest = str(step), "" if checkpoint is None else fingerprint(model)
         if key not in done or done[key]["model"] != digest:
-            done[key] = {"model": digest, **_measure(model, wanted, given, text, rows, seed)}
+            done[key] = {"model": digest, **_measure(model, wanted, given, text, rows, coefficient, seed)}
             file.write({}, done=done)
         measured.append(done[key])
     steps = list(run)
@@ -156,7 +162,7 @@ def emergence(
         "rows of random tokens": rows,
         "seed": seed,
     }
-    curves = tuple(_curve(name, measured) for name in CURVES)
+    curves = tuple(_curve(name, measured) for name in CURVES if coefficient or name != COEFFICIENT)
     return Emergence(tuple(steps), tuple(_kind(kind, steps, measured) for kind in wanted), curves, about)
 
 
@@ -185,7 +191,13 @@ def _rows(model: Model, corpus: Corpus, n_tokens: int | None, length: int | None
 
 
 def _measure(
-    model: Model, kinds: Sequence[Kind], rows: list[list[int]] | None, text: Text | None, n_random: int, seed: int
+    model: Model,
+    kinds: Sequence[Kind],
+    rows: list[list[int]] | None,
+    text: Text | None,
+    n_random: int,
+    coefficient: bool,
+    seed: int,
 ) -> dict[str, Any]:
     """What one checkpoint gives, as plain values: ``kinds``, ``curves`` and what is ``missing``."""
     moments = {TEXT: ("stream_moments",)}
@@ -215,7 +227,7 @@ def _measure(
 
     if text is None:
         no_text = ("loss", "distance to unigrams", "distance to bigrams", "in context, text", "growth of the stream")
-        missing |= dict.fromkeys(no_text, "no text was given")
+        missing |= dict.fromkeys((*no_text, COEFFICIENT), "no text was given")
     else:
         losses, apart = text_losses(model, text)
         bigram = text.losses["bigram"]
@@ -228,6 +240,8 @@ def _measure(
         else:
             curves |= {f"distance {name}": (apart[name], text.distances[name]) for name in apart}
         put("growth of the stream", lambda: (_growth(evidence), None))
+        if coefficient:
+            put(COEFFICIENT, lambda: (_coefficient(model, text, seed), None))
     put("in context, random tokens", lambda: in_random_tokens(model, n_random, seed))
     put("squared weights", lambda: (_squared_weights(model.hf), None))
     return {"kinds": looks, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
@@ -236,6 +250,11 @@ def _measure(
 def _squared_weights(hf: nn.Module) -> float:
     expect_own_numbers(hf, "their sum of squares")
     return sum(float(w.detach().double().square().sum()) for w in hf.parameters())
+
+
+def _coefficient(model: Model, text: Text, seed: int) -> float:
+    # a row of one token predicts nothing
+    return float(learning_coefficient(model, [row for row in text.rows if len(row) > 1], seed=seed).coefficient.mean())
 
 
 def _growth(evidence: Evidence) -> float:

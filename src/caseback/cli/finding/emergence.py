@@ -29,6 +29,9 @@ def emergence(
     looked_for: Kinds = Kinds().worded(kinds="Kinds of heads, parted by commas; by default ten."),
     length: MaxLength = MaxLength(),
     rows: Annotated[int, Option(min=8, help="Rows of random tokens, of each sort.")] = 64,
+    coefficient: Annotated[
+        bool, Option("--learning-coefficient", help="Also how flat the text's loss is around the weights; slow.")
+    ] = False,
     resume: Resume = Resume(),
     to: Save = Save().worded(save="Write what was measured to this file, which this command draws again."),
     seed: Seed = Seed(),
@@ -41,6 +44,7 @@ def emergence(
         "--kinds": looked_for.kinds,
         "--tokens": looked_for.tokens,
         "--checkpoint": resume.checkpoint,
+        "--learning-coefficient": coefficient or None,
     }
     if saved and (unused := [name for name, value in given.items() if value is not None]):
         raise CasebackError(f"{run} was measured already, and {unused[0]} is for measuring")
@@ -61,6 +65,7 @@ def emergence(
                 n_tokens=looked_for.tokens,
                 length=length.max_length,
                 rows=rows,
+                coefficient=coefficient,
                 checkpoint=resume.checkpoint,
                 seed=seed.seed,
                 progress=True,
