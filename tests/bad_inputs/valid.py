@@ -286,6 +286,7 @@ class Valid:
             "faithfulness_curve": {"scores": edges},
             "patchscope.patchscope": {"source": TEXT, "target": "x x x"},
             "get": {"name": "ioi"},
+            "patch_models": {"other": model, "site": "z", "by": ["layer"], "normalise": False},
             "path_patch": {"receivers": ["L1H0.q"]},
             "feature_effects": {"sites": ["mlp_post"], "method": "attribution", "direction": "noising"},
             "feature_circuit": {

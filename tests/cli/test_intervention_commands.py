@@ -9,6 +9,7 @@ import pytest
 import caseback as cb
 from caseback import cli
 from caseback.localize.components import ablate, causal_trace, patch
+from caseback.organisms import checkpoints
 
 pytestmark = pytest.mark.usefixtures("plain")
 
@@ -97,6 +98,14 @@ def test_ids_serve_a_model_without_tokenizer(capsys, assets):
     assert (status, err) == (0, "") and "Total effect" in out
 
 
+def test_another_models_parts_are_patched_into_this_ones_pass(capsys, tmp_path):
+    page, (early, late) = tmp_path / "page.html", (str(checkpoints("induction")[step]) for step in (800, 1100))
+    given = ("patch", "5,9,20,31,44,5", "--ids", "-m", early, "--other-model", late, "--site", "z", "--pos", "-1")
+    status, out, _ = answer(capsys, *given, "--html", str(page))
+    assert status == 0 and "Recovery (1 as other, 0 as own), parts of step-1100 at z" in out
+    assert "bring the other model" in page.read_text(encoding="utf-8")
+
+
 def test_bad_input_ends_with_one_line_and_status_2(capsys, tmp_path):
     cases = {
         ("patch", CLEAN, CORRUPT + " the"): "not token-aligned. 15 tokens:",
@@ -110,6 +119,9 @@ def test_bad_input_ends_with_one_line_and_status_2(capsys, tmp_path):
         ("patch", CLEAN, CORRUPT, "--target", " a", "--foil", " a"): "choose two tokens",
         ("patch", CLEAN, CORRUPT, "--html", str(tmp_path / "no" / "x.html")): "there is no folder",
         ("patch", CLEAN, ""): "the prompt is empty",
+        ("patch", CLEAN, CORRUPT, "--other-model", "meadow"): "leave out the counterfactual",
+        ("patch", CLEAN, "--other-model", "meadow"): "other and own have the same metric",
+        ("patch", CLEAN, "--other-model", "induction"): "expected models of one tokenizer",
         ("ablate", CLEAN, "--ablation", "zer"): "Did you mean zero",
         ("ablate", CLEAN, "--components", "L9H0"): "this model has layers 0 to 3",
         ("ablate", CLEAN, "--ablation", "resample"): "needs corrupt=",

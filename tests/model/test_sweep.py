@@ -242,7 +242,7 @@ def test_the_plan_starts_at_the_first_token_that_can_change():
     def segments(*edits):
         return [
             (s.example, s.start, s.stop, s.layer)
-            for s in plan(resolve(edits, model.anatomy, tokens), tokens, bound, 3, 0)
+            for s in plan(resolve(edits, model.anatomy, tokens), tokens, bound, model.anatomy, 0)
         ]
 
     assert segments(cb.Zero("z", layer=1, pos=-2)) == [(0, 7, 9, 1), (1, 4, 6, 1)]

@@ -1,6 +1,6 @@
-"""`caseback patch`: which parts carry what a prompt has and its counterfactual has not."""
+"""`caseback patch`: which parts carry what a prompt has and its counterfactual has not, or what another model does."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -9,6 +9,7 @@ from caseback.cli.inputs import as_text, found_counterfactual, measure, numbers,
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
 from caseback.cli.with_options import with_options
+from caseback.errors import CasebackError
 
 
 @with_options
@@ -27,6 +28,14 @@ def patch(
     places: HeadPlaces = HeadPlaces(),
     units: Units = Units(),
     direction: Annotated[str, Option(help="denoising (clean into corrupt) or noising.")] = "denoising",
+    other_model: Annotated[
+        str | None,
+        Option(
+            help="Another model of the same tokenizer, such as a fine-tuned one: its parts are put into this model's "
+            "pass on the same prompt.",
+            show_default=False,
+        ),
+    ] = None,
     window: Window = Window(1),
     top: Top = Top(10),
     ids: Ids = Ids(),
@@ -36,47 +45,59 @@ def patch(
     """Patch parts of one run into another: a map of what each brings back (or takes away)."""
     assert window.window is not None
     given = prompt_of(clean, ids.ids)
+    if other_model is not None and (corrupt is not None or direction != "denoising"):
+        raise CasebackError(
+            "--other-model patches one prompt, the other model's pass into this one's: leave out the "
+            "counterfactual and --direction (for the reverse change the models)"
+        )
     with quiet():
+        from caseback.localize.components import patch_models
         from caseback.localize.components.patching import patch as patched
+        from caseback.model.loading.load import load
         from caseback.model.prompts.pairs import pairs
 
         model = model_of(of)
-        if corrupt is not None:
-            other = prompt_of(corrupt, ids.ids)
+        options: dict[str, Any] = {
+            "site": site.site,
+            "by": None if by.by is None else by.by.replace(",", " ").split(),
+            "layers": numbers(places.layers, "--layers"),
+            "heads": numbers(places.heads, "--heads"),
+            "pos": numbers(places.pos, "--pos"),
+            "units": numbers(units.units, "--units"),
+            "window": window.window,
+            "progress": True,
+            "checkpoint": resume.checkpoint,
+        }
+        if other_model is not None:
+            other = load(other_model, **of.how)
+            metric, words = measure(other, measured, other.tokens(given))
+            result = patch_models(model, other, given, metric, **options)
         else:
-            target, foil = (token_in(model, token) for token in (measured.target, measured.foil))
-            other = found_counterfactual(model, given, target, foil)
-        tokens = pairs(model, given, other)
-        metric, words = measure(model, measured, *tokens)
-        result = patched(
-            model,
-            *tokens,
-            metric,
-            site=site.site,
-            by=None if by.by is None else by.by.replace(",", " ").split(),
-            layers=numbers(places.layers, "--layers"),
-            heads=numbers(places.heads, "--heads"),
-            pos=numbers(places.pos, "--pos"),
-            units=numbers(units.units, "--units"),
-            direction=direction,
-            window=window.window,
-            progress=True,
-            checkpoint=resume.checkpoint,
-        )
+            if corrupt is not None:
+                counterfactual = prompt_of(corrupt, ids.ids)
+            else:
+                target, foil = (token_in(model, token) for token in (measured.target, measured.foil))
+                counterfactual = found_counterfactual(model, given, target, foil)
+            tokens = pairs(model, given, counterfactual)
+            metric, words = measure(model, measured, *tokens)
+            result = patched(model, *tokens, metric, direction=direction, **options)
         from caseback.reports.maps import as_map
         from caseback.views.figure.heatmap import heatmap
         from caseback.views.figure.page import write_figure
         from caseback.views.text.interventions import print_patching
 
-    brought = "take away" if direction == "noising" else "bring back"
+    if other_model is not None:
+        title, question = f"{result.attrs['other_model']} into {model.name}", "bring the other model's"
+    else:
+        title, question = direction, "take away the" if direction == "noising" else "bring back the"
     answer(
         output,
         result,
         text=lambda: print_patching(result, words, top=top.top),
         page=lambda path: write_figure(
-            heatmap(as_map(result.recovery), title=f"{direction} {result.attrs['site']}", value="recovery"),
+            heatmap(as_map(result.recovery), title=f"{title}, {result.attrs['site']}", value="recovery"),
             path,
-            question=f"Which places {brought} the {words}?",
+            question=f"Which places {question} {words}?",
             prompt=as_text(given),
             provenance=result.attrs,
         ),

@@ -101,7 +101,7 @@ class Suffixes:
 
     def _segments(self, data: Interchanges, seats: Sequence[Seat], bound: Bound) -> dict[int, Segment]:
         edits = [(0, seat.site, edit) for seat in seats for edit in seat.edits()]
-        return {s.example: s for s in plan(edits, data.base, bound, self.model.n_layers, 0)}
+        return {s.example: s for s in plan(edits, data.base, bound, self.model.anatomy, 0)}
 
     def _record(self, tokens: Tokens) -> Clean:
         also = {seat.site for seat in self.seats if seat.site.name in ("embed", "pos_embed")}

@@ -10,6 +10,7 @@ from caseback.localize.components.knockout import attention_knockout as attentio
 from caseback.localize.components.logit_attribution import logit_attribution as logit_attribution
 from caseback.localize.components.mediation import mediate as mediate
 from caseback.localize.components.missed import missed_effects as missed_effects
+from caseback.localize.components.model_patching import patch_models as patch_models
 from caseback.localize.components.neuron_attribution import neuron_attribution as neuron_attribution
 from caseback.localize.components.patching import patch as patch
 from caseback.localize.components.pruning import head_importance as head_importance

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.verify_top import UNITS, patched_pair, ranked
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -41,8 +42,8 @@ class Among(Edit):
     edit: Edit
     mask: Tensor = field(repr=False)
 
-    def unchanged_before(self, tokens: Tokens, example: int) -> int:
-        return self.edit.unchanged_before(tokens, example)
+    def unchanged_before(self, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
+        return self.edit.unchanged_before(tokens, example, anatomy)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         mask = self.mask[where.rows.order].to(old.device)

@@ -10,7 +10,7 @@ its account. Denoising finds every input of an OR and no single one of an AND, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from caseback.model.running.edits import Resample
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.tokens import PromptsLike
+from caseback.model.running.run import Run
+from caseback.model.running.tokens import PromptsLike, Tokens
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -145,6 +146,61 @@ def patch(
         units=units,
         window=window,
     )
+    return swept_parts(
+        patch,
+        model,
+        parts,
+        base,
+        source,
+        metric,
+        {"clean": of_clean, "corrupt": of_corrupt},
+        parts.coords(clean=clean, corrupt=corrupt),
+        normalise=normalise,
+        progress=progress,
+        checkpoint=checkpoint,
+        direction=direction,
+        window=window,
+    )
+
+
+def swept_parts(
+    technique: Callable[..., Any],
+    model: Model,
+    parts: Parts,
+    base: Tokens,
+    source: Run,
+    metric: Metric,
+    ends: Mapping[str, Float[Tensor, " batch"]],
+    coords: Mapping[str, Any],
+    *,
+    normalise: bool,
+    progress: bool,
+    checkpoint: str | Path | None,
+    **attrs: Any,
+) -> xr.Dataset:
+    """Each part of a run put into another pass, one at a time: metric, effect, and recovery between the two ends.
+
+    Parameters
+    ----------
+    technique
+        Whose result it is.
+    model, parts, base
+        What is run, and the parts of it that are patched.
+    source
+        Where they are taken from.
+    metric
+        What is measured.
+    ends
+        The metric where recovery is 1, then where it is 0, by name.
+    coords
+        Labels of the parts.
+    normalise
+        Whether there is to be a recovery.
+    progress, checkpoint
+        As for a sweep.
+    **attrs
+        What else describes the result.
+    """
     variants = parts.edits(partial(Resample, source=source))
     names = [str(i) for i in parts.at]
     swept = model.sweep(base, variants, metric, labels=names, progress=progress, checkpoint=checkpoint)
@@ -152,31 +208,35 @@ def patch(
     # the sweep's own unpatched value, so that a patch that changes nothing has effect 0 to the bit
     variables = {"metric": values, "effect": values - swept["clean"].values}
     if normalise:
-        variables["recovery"] = (values - of_corrupt.numpy()) / (of_clean - of_corrupt).numpy()
-    coords = parts.coords(clean=clean, corrupt=corrupt)
-    coords |= {"clean": ("batch", of_clean), "corrupt": ("batch", of_corrupt)}
+        one, zero = (end.numpy() for end in ends.values())
+        variables["recovery"] = (values - zero) / (one - zero)
+    labels = {**coords, **{name: ("batch", end) for name, end in ends.items()}}
     arrays = {
         name: labelled(
             value,
             [*parts.by, "batch"],
-            coords,
+            labels,
             name=name,
-            technique=patch,
+            technique=technique,
             model=model,
             metric=metric.name,
             target=metric.target,
             foil=metric.foil,
             site=parts.name,
-            direction=direction,
-            window=window,
             noise_floor=swept.attrs.get("noise_floor"),
+            **attrs,
         )
         for name, value in variables.items()
     }
     return xr.Dataset(arrays, attrs=arrays["metric"].attrs)
 
 
-def expect_difference(clean: Float[Tensor, " batch"], corrupt: Float[Tensor, " batch"], dtype: torch.dtype) -> None:
+def expect_difference(
+    clean: Float[Tensor, " batch"],
+    corrupt: Float[Tensor, " batch"],
+    dtype: torch.dtype,
+    names: tuple[str, str] = ("clean", "corrupt"),
+) -> None:
     """Refuse to normalize by a difference of nothing, or of rounding alone.
 
     Raises
@@ -188,7 +248,8 @@ def expect_difference(clean: Float[Tensor, " batch"], corrupt: Float[Tensor, " b
     same = ((clean - corrupt).abs() <= rounding).nonzero().flatten().tolist()
     if same:
         shown = ", ".join(f"prompt {b}: {float(clean[b]):.6g}" for b in same[:4]) + (" ..." if len(same) > 4 else "")
+        one, zero = names
         raise CasebackError(
-            f"clean and corrupt have the same metric ({shown}), so (m - m_corrupt) / (m_clean - m_corrupt) is not "
+            f"{one} and {zero} have the same metric ({shown}), so (m - m_{zero}) / (m_{one} - m_{zero}) is not "
             "defined: choose a pair or a metric that differs, or normalise=False for metric and effect alone"
         )

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.prompts.baselines import baseline_embedding, prompt_embeddings
 from caseback.model.prompts.granularity import Given, features_of
 from caseback.model.prompts.per_token import aligned
@@ -45,7 +46,7 @@ class Kept(Edit):
     instead: Float[Tensor, "batch pos d_model"]
     draw: tuple[int, int] | None = None
 
-    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+    def unchanged_before(self, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
         """Leading tokens that are kept whole."""
         gone = (self.keep[example, : int(tokens.lengths[example])] < 1).nonzero()
         return int(gone[0]) if len(gone) else int(tokens.lengths[example])

@@ -27,6 +27,7 @@ from caseback.model.running.frames import Frame, Index, Positions, Rows
 from caseback.model.running.passing import aside
 
 if TYPE_CHECKING:
+    from caseback.model.anatomy.anatomy import Anatomy
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
 
@@ -141,8 +142,8 @@ class Edit(_Address):
         """This edit with the unedited run filled in."""
         return self
 
-    def unchanged_before(self, tokens: Tokens, example: int) -> int:
-        """How many leading positions of a prompt this edit is known to leave as they are."""
+    def unchanged_before(self, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
+        """How many leading positions of a prompt this edit is known to leave as they are in a pass of the model."""
         return 0
 
     def describe(self) -> str:

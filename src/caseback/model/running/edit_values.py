@@ -16,6 +16,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import MAPS
 
 if TYPE_CHECKING:
+    from caseback.model.anatomy.anatomy import Anatomy
     from caseback.model.running.edits import Edit, Index, Where
     from caseback.model.running.run import Run
     from caseback.model.running.tokens import Tokens
@@ -67,9 +68,12 @@ def onto_span(basis: Tensor, x: Tensor) -> Tensor:
     return (wide @ q.T @ q).to(x)
 
 
-def shared_prefix(source: Run, tokens: Tokens, example: int) -> int:
-    """Leading tokens that an unedited source run shares with a prompt: the model is causal, so its activations too."""
-    if source.edited or source.tokens is tokens:
+def shared_prefix(source: Run, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
+    """Leading tokens that an unedited source run shares with a prompt: the model is causal, so its activations too.
+
+    Another model's run shares none.
+    """
+    if source.edited or source.tokens is tokens or source.anatomy.hf is not anatomy.hf:
         return 0
     theirs, mine = source.tokens.host_ids[example if len(source.tokens) > 1 else 0], tokens.host_ids[example]
     n = min(len(theirs), len(mine))

@@ -112,8 +112,8 @@ class Resample(Edit):
     def like(self) -> Hashable:
         return self._alike(id(self.source))
 
-    def unchanged_before(self, tokens: Tokens, example: int) -> int:
-        return shared_prefix(self.source, tokens, example)
+    def unchanged_before(self, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
+        return shared_prefix(self.source, tokens, example, anatomy)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         return from_run(self, self.source, old, where)
@@ -237,8 +237,8 @@ class Swap(Edit):
     source: Run
     tied: ClassVar[bool] = True
 
-    def unchanged_before(self, tokens: Tokens, example: int) -> int:
-        return shared_prefix(self.source, tokens, example)
+    def unchanged_before(self, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
+        return shared_prefix(self.source, tokens, example, anatomy)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         return old + onto_span(self.basis, from_run(self, self.source, old, where) - old)

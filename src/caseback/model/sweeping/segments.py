@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from caseback.errors import EditError
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import positions
@@ -44,17 +45,18 @@ def plan(
     resolved: Resolved,
     tokens: Tokens,
     bound: Bound,
-    n_layers: int,
+    anatomy: Anatomy,
     variant: int,
     unchanged: Callable[[Edit, int], int] | None = None,
 ) -> list[Segment]:
     """One variant as segments, one per prompt that it can change: first token, first layer, and last token read."""
+    n_layers = anatomy.n_layers
     layer, last = min(entry_layer(site, n_layers) for _, site, _ in resolved), last_layer(bound, n_layers)
     if layer > last:
         if not any(site.base == Site("resid_post", last) for _, site, _ in resolved):
             return []  # every edit comes after what is measured
         layer = last
-    unchanged = unchanged or (lambda edit, b: edit.unchanged_before(tokens, b))
+    unchanged = unchanged or (lambda edit, b: edit.unchanged_before(tokens, b, anatomy))
     segments = []
     for b, (first, length) in enumerate(tokens.extents):
         stop = length if bound.columns is None else bound.host_columns[b] - first + 1
@@ -70,15 +72,16 @@ def plan(
     return segments
 
 
-def unchanged_positions(tokens: Tokens, given: Resolved) -> Callable[[Edit, int], int]:
+def unchanged_positions(tokens: Tokens, given: Resolved, anatomy: Anatomy) -> Callable[[Edit, int], int]:
     """How many leading positions an edit leaves as they are; asked of each source run once, not once per variant.
 
     A source may share a prompt's first tokens, but not the edits given to all variants or those of an edited model:
     nothing is shared from the first of these on.
     """
     known: dict[tuple[type, int, int], int] = {}
+    everywhere = [*(edit for _, _, edit in given), *(edit for _, edit in anatomy.standing)]
     own = [
-        min((min(positions(e.pos, b, n), default=n) for _, _, e in given), default=n)
+        min((min(positions(e.pos, b, n), default=n) for e in everywhere), default=n)
         for b, (_, n) in enumerate(tokens.extents)
     ]
 
@@ -86,7 +89,7 @@ def unchanged_positions(tokens: Tokens, given: Resolved) -> Callable[[Edit, int]
         source = getattr(edit, "source", None)
         key = (type(edit), id(source), b)
         if source is None or key not in known:
-            known[key] = min(edit.unchanged_before(tokens, b), own[b])
+            known[key] = min(edit.unchanged_before(tokens, b, anatomy), own[b])
         return known[key]
 
     return count

@@ -77,8 +77,8 @@ class Variants:
     def segments(self) -> list[list[Segment]]:
         """Of each variant what must be run, one segment a prompt that it can change."""
         anatomy = self.anatomy
-        shared = unchanged_positions(self.tokens, [*self.given, *((0, site, edit) for site, edit in anatomy.standing)])
-        return [plan(r, self.tokens, self.bound, anatomy.n_layers, i, shared) for i, r in enumerate(self.edits)]
+        shared = unchanged_positions(self.tokens, self.given, anatomy)
+        return [plan(r, self.tokens, self.bound, anatomy, i, shared) for i, r in enumerate(self.edits)]
 
     def content(self) -> list[list[tuple[str, Edit]]]:
         """The edits that all share and those of each variant, for a fingerprint.

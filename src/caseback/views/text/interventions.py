@@ -20,7 +20,7 @@ _VALUES_SHOWN = 6
 
 @checked
 def print_patching(result: xr.Dataset, words: str, *, top: int = 10, console: Console | None = None) -> None:
-    """Print what ``patch`` gave.
+    """Print what ``patch`` or ``patch_models`` gave.
 
     Parameters
     ----------
@@ -34,11 +34,15 @@ def print_patching(result: xr.Dataset, words: str, *, top: int = 10, console: Co
         Where to print; by default a new ``rich`` console, which obeys ``NO_COLOR``.
     """
     console = console or Console()
-    clean, corrupt = (number(float(result[name][0])) for name in ("clean", "corrupt"))
-    _line(console, f"{words}: clean {clean}, corrupt {corrupt}")
-    direction = result.attrs["direction"]
-    into = "clean into corrupt" if direction == "denoising" else "corrupt into clean"
-    title = f"Recovery (1 as clean, 0 as corrupt), {direction} ({into}) at {result.attrs['site']}"
+    between_models = "other_model" in result.attrs
+    one, zero = ("other", "own") if between_models else ("clean", "corrupt")
+    _line(console, f"{words}: {', '.join(f'{name} {number(float(result[name][0]))}' for name in (one, zero))}")
+    if between_models:
+        how = f"parts of {result.attrs['other_model']}"
+    else:
+        direction = result.attrs["direction"]
+        how = f"{direction} ({'clean into corrupt' if direction == 'denoising' else 'corrupt into clean'})"
+    title = f"Recovery (1 as {one}, 0 as {zero}), {how} at {result.attrs['site']}"
     print_map(as_map(result.recovery), title, console, top=top)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.perturbation.coalitions import feature_scores
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.granularity import Given, features_of
 from caseback.model.prompts.per_token import aligned, expect_metric
@@ -50,7 +51,7 @@ class Suppress(Edit):
     factor: float
     how: str = "scale"
 
-    def unchanged_before(self, tokens: Tokens, example: int) -> int:
+    def unchanged_before(self, tokens: Tokens, example: int, anatomy: Anatomy) -> int:
         mine = self.keys[example]
         return int(mine.int().argmax()) if bool(mine.any()) else len(mine)
 
