@@ -169,9 +169,14 @@ def test_targets_in_gpt2s_alphabet(assets):
     assert one_token(tokenizer, "Mary", 50257) != one_token(tokenizer, " Mary", 50257)
     with pytest.raises(TargetError, match=r"target ' Mary John' is 2 tokens, not one \(' Mary' \+ ' John'\)"):
         one_token(tokenizer, " Mary John", 50257)
-    # Half of a character is shown as its byte, not as a replacement mark.
-    halves = tokenizer("日")["input_ids"]
-    assert len(halves) > 1 and all("�" not in piece(tokenizer, t) for t in halves)
+    # Half of a character is shown as its bytes, neither as a replacement mark nor as letters that stand for them.
+    halves = tokenizer(" 日")["input_ids"]
+    shown = [piece(tokenizer, token) for token in halves]
+    assert len(halves) > 1 and "".join(shown) == r" \xe6\x97\xa5"
+    assert [one_token(tokenizer, text, 50257) for text in shown] == halves
+    # whatever bytes an entry has, its text finds it again
+    odd = [token for token in range(50257) if "\ufffd" in tokenizer.decode([token])]
+    assert len(odd) > 200 and all(one_token(tokenizer, piece(tokenizer, token), 50257) == token for token in odd)
 
 
 def test_leading_spaces_survive_in_sentencepiece(assets):

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, TargetError, TokensError
+from caseback.model.anatomy.byte_pieces import entry_of, escaped
 from caseback.model.anatomy.classes import Classes
 from caseback.model.anatomy.coerce import as_device, as_integer, as_positions
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
@@ -358,10 +359,10 @@ def _of_chat(messages: Any, index: int, tokenizer: Any) -> Tensor:
 
 
 def piece(tokenizer: Any, token: int) -> str:
-    """One token as text, with its leading space; the id where there is no tokenizer.
+    r"""One token as text, with its leading space; the id where there is no tokenizer.
 
     A tokenizer that drops a word's leading space when the word stands alone (SentencePiece's do) is asked for the
-    piece itself; a piece that is only a part of a character is returned as its byte.
+    piece itself; of a piece that is only a part of a character its bytes are returned, such as ``\xe6``.
     """
     if tokenizer is None:
         return str(token)
@@ -371,7 +372,7 @@ def piece(tokenizer: Any, token: int) -> str:
         return text
     if raw.startswith("▁") and not text.startswith(" "):
         return " " * (len(raw) - len(raw.lstrip("▁"))) + text.lstrip(" ")
-    return raw if "�" in text else text
+    return escaped(raw, text) if "\ufffd" in text else text
 
 
 def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target") -> int:
@@ -398,9 +399,10 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
             return int(candidate[0])
     if len(ids) == 1:
         return int(ids[0])
-    exact = tokenizer.convert_tokens_to_ids(word)
-    if isinstance(exact, int) and exact != tokenizer.unk_token_id and exact < d_vocab:
-        return exact
+    for entry in (word, *([entry_of(word)] if "\\x" in word else ())):
+        exact = tokenizer.convert_tokens_to_ids(entry)
+        if isinstance(exact, int) and exact != tokenizer.unk_token_id and exact < d_vocab:
+            return exact
     pieces = " + ".join(repr(piece(tokenizer, t)) for t in ids) or "nothing"
     hint = "" if word.startswith(" ") else f"; did you mean {' ' + word!r}, with its leading space?"
     raise TargetError(f"{what} {word!r} is {len(ids)} tokens, not one ({pieces}): choose a single token{hint}")
