@@ -18,15 +18,15 @@ export function attentionView(doc, { head, onHead, onPick }) {
   const large = h("div", { class: "split even" });
   const title = h("h3", {});
   const take = h("div", {});
-  const buttons = patterns.map((pattern, i) =>
-    h(
+  const buttons = patterns.map((pattern, i) => {
+    const apart = before ? ` ${percent(moved[i])}` : "";
+    return h(
       "button",
-      { class: "thumb", "aria-label": `L${layer}H${i}`, on: { click: () => choose(i) } },
+      { class: "thumb", "aria-label": `L${layer}H${i}${apart}`, on: { click: () => choose(i) } },
       thumbnail(pattern),
-      h("span", { class: "mono" }, `H${i}`),
-      before ? h("span", {}, percent(moved[i])) : null,
-    ),
-  );
+      h("span", {}, h("span", { class: "mono" }, `H${i}`), apart),
+    );
+  });
 
   function choose(i) {
     buttons.forEach((button, j) => button.setAttribute("aria-pressed", i === j));

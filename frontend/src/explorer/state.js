@@ -27,7 +27,7 @@ export function readState(hash = location.hash) {
       state.changes = value.filter(isChange);
       for (const other of value.filter((one) => !isChange(one))) problems.push(`The link has a change that is none: ${JSON.stringify(other).slice(0, 120)}.`);
     } else if (TEXTS.includes(name) && typeof value === "string") state[name] = value;
-    else problems.push(`The link says ${JSON.stringify(name).slice(0, 60)} in a way that is not known here.`);
+    else problems.push(`The link says “${name.slice(0, 60)}” in a way that is not known here.`);
   }
   return { state, problems };
 }
