@@ -24,7 +24,7 @@ export function attentionView(doc, { head, onHead, onPick }) {
       "button",
       { class: "thumb", "aria-label": `L${layer}H${i}${apart}`, on: { click: () => choose(i) } },
       thumbnail(pattern),
-      h("span", {}, h("span", { class: "mono" }, `H${i}`), apart),
+      h("span", {}, h("span", { class: "mono" }, `L${layer}H${i}`), apart),
     );
   });
 
