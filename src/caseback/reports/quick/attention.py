@@ -1,6 +1,8 @@
 """Where each head of a layer looks on one prompt, under changes of the model and without them, as plain data.
 
     moved_h = mean over queries of 1/2 sum_k |A_h(k) - A'_h(k)|            the share of its attention that is elsewhere
+
+A' is the head's pattern without the changes, from a run of its own.
 """
 
 from __future__ import annotations
