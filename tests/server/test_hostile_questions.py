@@ -28,7 +28,17 @@ VALID = {
     "inputs": {"prompt": PROMPT, "methods": ["gradient_x_input"]},
     "graph": {"prompt": PROMPT, "max_nodes": 20},
 }
-ANYWHERE = [float("1e300"), True, {"a": {"b": []}}, [[[[]]]], "\x00", "../../etc/passwd", "__import__('os')", [None], -1]
+ANYWHERE = [
+    float("1e300"),
+    True,
+    {"a": {"b": []}},
+    [[[[]]]],
+    "\x00",
+    "../../etc/passwd",
+    "__import__('os')",
+    [None],
+    -1,
+]
 FOR = {
     "prompt": ["", " ", "a " * 3000, "\ud800", "\u202e\u200b", "<script>alert(1)</script>"],
     "corrupt": ["", "Mary", PROMPT, "a " * 3000],

@@ -255,7 +255,9 @@ def test_a_head_is_seen_as_the_model_is_and_under_the_changes(tab, address):
     assert "elsewhere" in tab.evaluate("document.querySelector('.thumbs + h3').innerText")
     clicked(tab, ".changes button")
     until(tab, "document.querySelectorAll('.asked .grid').length === 1")
-    tab.evaluate("[...document.querySelectorAll('.asked button')].find((b) => b.innerText.startsWith('take L2H0')).click()")
+    tab.evaluate(
+        "[...document.querySelectorAll('.asked button')].find((b) => b.innerText.startsWith('take L2H0')).click()"
+    )
     assert until(tab, "document.querySelector('.changes b')?.innerText") == "L2H0"
 
 
