@@ -1,7 +1,10 @@
 // What is being looked at, kept in the address after #, so that a link leads back to it.
 
-const TEXTS = ["prompt", "target", "foil", "corrupt", "view", "layer", "head", "dictionary", "depth", "methods", "units", "nodes", "task", "count", "seed", "lines", "unlinked"];
-export const START = { ...Object.fromEntries(TEXTS.map((name) => [name, ""])), changes: [] };
+export const START = {
+  prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "", layer: "", head: "", dictionary: "",
+  depth: "", methods: "", units: "", nodes: "", task: "", count: "", seed: "", lines: "", unlinked: "",
+};
+const TEXTS = Object.keys(START).filter((name) => START[name] === "");
 
 /** Characters of the address that pasted lines may take; `unlinked` says how many characters there were of longer ones. */
 export const MOST_OF_ADDRESS = 16_000;
