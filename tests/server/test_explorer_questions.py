@@ -8,7 +8,7 @@ from asking import PROMPT, ended
 from fastapi.testclient import TestClient
 
 import caseback as cb
-from caseback.decode.dictionaries import features_on, save_dictionary
+from caseback.decode.dictionaries import Facts, TopK, features_on, save_dictionary
 from caseback.decode.directions import save_directions
 from caseback.errors import CasebackError
 from caseback.jobs.budget import override
@@ -173,6 +173,22 @@ def test_attention_is_that_of_the_layer_under_the_changes(client, model):
         from caseback.reports.quick.attention import prompt_attention
 
         prompt_attention(model, PROMPT)
+
+
+def test_a_graph_is_of_the_transcoders_that_are_named(model):
+    where = Facts(site="mlp_norm.1", target="mlp_out.1")
+    one = TopK(model.d_model, 64, k=4, seed=1, facts=where)
+    with torch.no_grad():
+        one.W_dec *= 50  # what it writes is no rounding beside its error
+    shelf = Shelf({"transcoder": one})
+    form = {"prompt": PROMPT, "target": " Mary", "foil": " John", "max_nodes": 20}
+    with TestClient(explorer(model, shelf=shelf), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/model").json()["dictionaries"]["transcoder"]["transcoder"] is True
+        document = asked(client, "graph", dictionaries=["transcoder"], **form)
+        of_neurons = asked(client, "graph", **form)
+    kinds = [set(one["nodes"]["kind"]) for one in (document, of_neurons)]
+    assert "feature" in kinds[0] and "neuron" not in kinds[0]
+    assert "neuron" in kinds[1] and "feature" not in kinds[1]
 
 
 def test_patching_is_the_sweep_of_places(client, model):
