@@ -40,6 +40,14 @@ def test_what_is_not_to_be_shown_or_is_soon_over_writes_nothing(capsys, monkeypa
     assert capsys.readouterr().err == ""
 
 
+def test_bars_that_a_program_watches_write_nothing_themselves(capsys):
+    heard = []
+    with progress.watched(lambda *where: heard.append(where)):
+        list(progress_bar(range(3), "steps", show=True))
+    assert heard[0] == ("steps", 0, 3)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_terminal_gets_a_bar_and_no_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with heartbeat("working"):

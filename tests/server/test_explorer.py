@@ -230,6 +230,49 @@ def test_a_waiting_job_that_is_canceled_never_runs(slow):
     assert again.answer.result(10)
 
 
+def test_one_of_two_who_wait_may_leave_and_the_other_is_answered(slow):
+    desk, one = slow
+    job = desk.ask("slow", Prediction(prompt="a"))
+    assert desk.ask("slow", Prediction(prompt="a")) is job
+    assert one.begun.wait(10)
+    job.leave()
+    one.go.set()
+    assert b'"a"' in job.answer.result(10)
+
+
+def until_ended(job, seconds=10):
+    deadline = time.monotonic() + seconds
+    while job.state in ("waiting", "running") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return job.state
+
+
+def test_jobs_that_nobody_asks_about_end_whether_they_run_or_wait(slow, monkeypatch):
+    desk, one = slow
+    monkeypatch.setattr("caseback.server.desk.PATIENCE", 0.3)
+    runs, waits = (desk.ask("slow", Prediction(prompt=prompt)) for prompt in "ab")
+    for job in (runs, waits):
+        job.hear()
+    assert [until_ended(job) for job in (runs, waits)] == ["canceled", "canceled"]
+    assert one.answered == 0
+    again = desk.ask("slow", Prediction(prompt="a"))
+    assert again is not runs
+    one.go.set()
+    assert again.answer.result(10)
+
+
+def test_a_job_that_is_asked_about_goes_on(slow, monkeypatch):
+    desk, one = slow
+    monkeypatch.setattr("caseback.server.desk.PATIENCE", 0.3)
+    job = desk.ask("slow", Prediction(prompt="a"))
+    for _ in range(10):
+        job.hear()
+        time.sleep(0.1)
+    assert job.state == "running"
+    one.go.set()
+    assert b'"a"' in job.answer.result(10)
+
+
 def test_more_questions_than_may_wait_are_turned_away(slow):
     desk, one = slow
     desk.ask("slow", Prediction(prompt="first"))

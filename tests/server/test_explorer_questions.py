@@ -8,7 +8,7 @@ from asking import PROMPT, ended
 from fastapi.testclient import TestClient
 
 import caseback as cb
-from caseback.decode.dictionaries import features_on, save_dictionary
+from caseback.decode.dictionaries import Facts, TopK, features_on, save_dictionary
 from caseback.decode.directions import save_directions
 from caseback.errors import CasebackError
 from caseback.jobs.budget import override
@@ -161,10 +161,34 @@ def test_attention_is_that_of_the_layer_under_the_changes(client, model):
     document = asked(client, "attention", prompt=PROMPT, layer=2, changes=[change])
     run = model.run(PROMPT, read=[("pattern", 2)], edits=cb.Scale("attn_out", 0.0, layer=0))
     assert torch.tensor(document["patterns"]) == pytest.approx(run["pattern", 2][0], abs=6e-5)
+    # beside it the model as it is, and how far apart the two are
+    plain = model.run(PROMPT, read=[("pattern", 2)])["pattern", 2][0]
+    assert torch.tensor(document["before"]) == pytest.approx(plain, abs=6e-5)
+    apart = (run["pattern", 2][0] - plain).abs().sum(-1).mean(-1) / 2
+    assert torch.tensor(document["moved"]) == pytest.approx(apart, abs=1e-6)
+    assert apart.max() > 0.05
+    unchanged = asked(client, "attention", prompt=PROMPT, layer=2)
+    assert unchanged["before"] is None and unchanged["patterns"] == document["before"]
     with override(page_pattern_entries=10), pytest.raises(CasebackError, match="at most 10"):
         from caseback.reports.quick.attention import prompt_attention
 
         prompt_attention(model, PROMPT)
+
+
+def test_a_graph_is_of_the_transcoders_that_are_named(model):
+    where = Facts(site="mlp_norm.1", target="mlp_out.1")
+    one = TopK(model.d_model, 64, k=4, seed=1, facts=where)
+    with torch.no_grad():
+        one.W_dec *= 50  # what it writes is no rounding beside its error
+    shelf = Shelf({"transcoder": one})
+    form = {"prompt": PROMPT, "target": " Mary", "foil": " John", "max_nodes": 20}
+    with TestClient(explorer(model, shelf=shelf), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/model").json()["dictionaries"]["transcoder"]["transcoder"] is True
+        document = asked(client, "graph", dictionaries=["transcoder"], **form)
+        of_neurons = asked(client, "graph", **form)
+    kinds = [set(one["nodes"]["kind"]) for one in (document, of_neurons)]
+    assert "feature" in kinds[0] and "neuron" not in kinds[0]
+    assert "neuron" in kinds[1] and "feature" not in kinds[1]
 
 
 def test_patching_is_the_sweep_of_places(client, model):
@@ -219,7 +243,7 @@ def test_what_there_is_is_told_and_gone_when_the_server_is(model, shelf):
     mine = Shelf({"mine": shelf.dictionaries["words"]}, shelf.directions)
     with TestClient(explorer(model, shelf=mine), base_url="http://127.0.0.1") as client:
         facts = client.get("/api/model").json()
-        assert facts["dictionaries"] == {"mine": {"site": "resid_post.2", "features": 320}}
+        assert facts["dictionaries"] == {"mine": {"site": "resid_post.2", "features": 320, "transcoder": False}}
         assert facts["directions"]["she"]["places"] == ["resid_post.1", "resid_post.2"]
         assert facts["remote"]["sites"]["mine"] == [2]
         assert "ioi" in client.get("/").text

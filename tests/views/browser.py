@@ -13,10 +13,17 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 if BROWSER is None and os.environ.get("CASEBACK_BROWSER") == "required":
     raise RuntimeError("CASEBACK_BROWSER asks for a browser, and there is none on the path: install chromium")
+AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+HEARD = """axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations
+  .filter(({ impact }) => ["serious", "critical"].includes(impact))
+  .map(({ id, nodes }) => [id, ...nodes.slice(0, 3).map(({ html }) => html.slice(0, 160))]))"""
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 
 
@@ -69,6 +76,13 @@ class Tab:
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def unheard(self):
+        """What assistive technology cannot read of the page, as axe-core finds it: serious findings, and where."""
+        if not AXE.is_file() and os.environ.get("CASEBACK_BROWSER") != "required":
+            pytest.skip("axe-core is not installed: run `npm ci` in frontend/")
+        self.evaluate(AXE.read_text(encoding="utf-8") + ";undefined")
+        return self.evaluate(HEARD)
 
     def picture(self, path, *, whole=True):
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)

@@ -1,13 +1,16 @@
 """The explorer in a browser: type, see what comes next, take a head away, ask, cancel, and share the address."""
 
 import json
+import os
 import time
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from browser import BROWSER, browser
 
 import caseback as cb
+from caseback.server import desk
 from caseback.server.serving import served
 from explorer_shelf import shelf_of
 
@@ -80,16 +83,46 @@ def test_a_head_that_is_clicked_is_taken_away_and_a_slider_brings_it_back(tab, a
     until(tab, "!document.querySelector('.next-tokens .was')")
 
 
-def test_a_report_is_shown_in_the_page_and_by_itself(tab, address):
+def test_a_graph_is_shown_in_the_page_and_by_itself(tab, address):
     tab.open(address)
     typed(tab, "prompt", PROMPT)
     until(tab, FIRST)
-    tab.evaluate("document.querySelector('.questions button[data-name=inputs]').click()")
+    tab.evaluate("document.querySelector('.questions button[data-name=graph]').click()")
     link = until(tab, "document.querySelector('.asked a')?.href")
     assert until(tab, "document.querySelector('.asked iframe')?.src") == link
+    assert state_of(tab)["view"] == "graph"
+    chosen(tab, ".asked select[aria-label='Units at most']", "50")
+    assert until(tab, f"(document.querySelector('.asked iframe')?.src ?? {json.dumps(link)}) !== {json.dumps(link)}")
+    assert state_of(tab)["nodes"] == "50"
     tab.open(link)
     assert "caseback" in tab.evaluate("document.body.innerText")
     assert tab.evaluate("document.querySelectorAll('#page section').length") > 0
+
+
+def test_a_story_is_told_in_the_page_and_its_parts_can_be_taken_away(tab, address):
+    opened(tab, address, prompt=PROMPT, view="story")
+    until(tab, "!!document.querySelector('.asked .story-flow svg')")
+    assert "quick" in tab.evaluate("document.querySelector('.asked #story').innerText")
+    name = tab.evaluate("document.querySelector('.take-away button').innerText")
+    clicked(tab, ".take-away button")
+    assert until(tab, "document.querySelector('.changes b')?.innerText") == name
+    until(tab, "!!document.querySelector('.next-tokens .was')")
+    link = tab.evaluate("document.querySelector('.asked a').href")
+    tab.open(link)
+    assert "Why" in tab.evaluate("document.querySelector('h1').innerText")
+
+
+def test_inputs_are_attributed_in_the_page_by_the_methods_that_are_chosen(tab, address):
+    opened(tab, address, prompt=PROMPT, view="inputs", methods="gradient_x_input,attention_rollout")
+    until(tab, "document.querySelectorAll('.asked .strip').length === 2")
+    assert tab.evaluate("[...document.querySelectorAll('.methods input:checked')].map((box) => box.value)") == [
+        "gradient_x_input",
+        "attention_rollout",
+    ]
+    clicked(tab, ".methods input[value=attention_rollout]")
+    clicked(tab, ".methods button")
+    until(tab, "document.querySelectorAll('.asked .strip').length === 1")
+    assert state_of(tab)["methods"] == "gradient_x_input"
 
 
 def test_a_mistake_is_said_where_one_looks(tab, address):
@@ -213,6 +246,92 @@ def test_heads_are_thumbnails_and_one_is_large(tab, address):
     assert state_of(tab)["layer"] == "0"
 
 
+def test_a_head_is_seen_as_the_model_is_and_under_the_changes(tab, address):
+    changes = [{"part": "attention", "layer": 0, "factor": 0}]
+    opened(tab, address, prompt=PROMPT, view="attention", layer="2", head="0", changes=changes)
+    until(tab, "document.querySelectorAll('.asked .grid').length === 2")
+    labels = tab.evaluate("[...document.querySelectorAll('.asked .grid')].map((grid) => grid.ariaLabel)")
+    assert "as the model is" in labels[0] and "under the changes" in labels[1]
+    assert "elsewhere" in tab.evaluate("document.querySelector('.thumbs + h3').innerText")
+    clicked(tab, ".changes button")
+    until(tab, "document.querySelectorAll('.asked .grid').length === 1")
+    tab.evaluate(
+        "[...document.querySelectorAll('.asked button')].find((b) => b.innerText.startsWith('take L2H0')).click()"
+    )
+    assert until(tab, "document.querySelector('.changes b')?.innerText") == "L2H0"
+
+
+def test_a_link_holds_pasted_lines_and_says_where_they_are_too_long(tab, address):
+    line = '{"prompt": "Mary went to the", "target": " store"}'
+    opened(tab, address, view="table", lines=f"{line}\n{line}")
+    until(tab, "document.querySelectorAll('.prompts tbody tr').length === 2")
+    assert state_of(tab)["lines"] == f"{line}\n{line}"
+    tab.evaluate(f"document.querySelector('.own-lines textarea').value = {json.dumps((line + chr(10)) * 200)}")
+    clicked(tab, ".table-form button")
+    until(tab, "document.querySelectorAll('.prompts tbody tr').length === 200")
+    assert "more than an address holds" in tab.evaluate("document.querySelector('.table-form .warn').innerText")
+    held = state_of(tab)
+    assert "lines" not in held and held["unlinked"] == str(200 * len(line) + 200)
+    opened(tab, address, **held)
+    assert f"{held['unlinked']} characters" in until(tab, "document.querySelector('.asked .note')?.innerText")
+    assert not tab.evaluate("document.querySelector('.own-lines').hidden")
+
+
+@pytest.mark.parametrize(
+    ("state", "where", "words"),
+    [
+        ({"view": "poem"}, ".asked", "no question “poem”"),
+        ({"view": "attention", "layer": "99"}, ".asked", "no layer 99"),
+        ({"view": "attention", "layer": "x"}, ".asked", "no layer x"),
+        ({"view": "attention", "head": "9"}, ".asked", "no head 9"),
+        ({"view": "table", "task": "poems"}, ".asked", "no task “poems”"),
+        ({"view": "table", "task": "ioi", "count": "many"}, ".asked", "count"),
+        ({"view": "features", "dictionary": "none"}, ".asked", "no dictionary “none”"),
+        ({"view": "story", "depth": "bottomless"}, ".asked", "no depth “bottomless”"),
+        ({"view": "inputs", "methods": "occlusion,poem"}, ".asked", "no method “poem”"),
+        ({"view": "graph", "units": "features"}, ".asked", "no kind of units “features”"),
+        ({"view": "graph", "nodes": "7"}, ".asked", "no number of units “7”"),
+        ({"changes": [{"part": "mlp", "layer": 99, "factor": 0}]}, ".page", "99"),
+        ({"changes": [{"part": "direction", "direction": "she", "place": "z.9", "strength": 1}]}, ".page", "z.9"),
+        ({"changes": [{"part": "mlp", "layer": 1}]}, ".page", "a change that is none"),
+        ({"poem": "x"}, ".page", "“poem”"),
+    ],
+)
+def test_what_a_link_names_and_is_not_there_is_said_in_its_place(tab, address, state, where, words):
+    opened(tab, address, prompt=PROMPT, **state)
+    until(tab, f"document.querySelector({json.dumps(where)}).innerText.includes({json.dumps(words)})")
+    # and nothing else stands in its place
+    if where == ".asked":
+        time.sleep(1)
+        assert not tab.evaluate("document.querySelector('.asked .grid, .asked iframe, .asked table, .asked .part')")
+
+
+def test_an_address_that_was_cut_short_is_said_and_another_link_is_followed(tab, address):
+    tab.open("about:blank")
+    tab.open(f"{address}#%7B%22prompt%22%3A%22Ma")
+    assert "cut short" in until(tab, "document.querySelector('.page').innerText")
+    tab.evaluate(f"location.hash = {json.dumps(urllib.parse.quote(json.dumps({'prompt': PROMPT})))}")
+    assert "Mary" in until(tab, FIRST)
+
+
+def test_a_job_ends_when_its_page_goes_away(tab, address, monkeypatch):
+    seen, watch = [], desk.Job.watch
+
+    def slowly(job, *where):
+        seen.append(job)
+        time.sleep(0.05)
+        watch(job, *where)
+
+    monkeypatch.setattr(desk.Job, "watch", slowly)
+    opened(tab, address, prompt="When Tom and Mary went to the park, Tom gave a ball to", view="story")
+    until(tab, "!!document.querySelector('.running progress')")
+    tab.open("about:blank")
+    deadline = time.monotonic() + 10
+    while seen[-1].state == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert seen[-1].state == "canceled"
+
+
 def test_patching_asks_for_a_counterfactual_and_shows_where_the_answer_comes_back(tab, address):
     opened(tab, address, prompt=PROMPT)
     until(tab, FIRST)
@@ -224,7 +343,8 @@ def test_patching_asks_for_a_counterfactual_and_shows_where_the_answer_comes_bac
     assert "Mary" in tab.evaluate("document.querySelector('.asked .note .target').innerText")
 
 
-VIEWS = ("effects", "features", "attention", "table", "patching")
+VIEWS = ("effects", "features", "attention", "table", "patching", "story", "inputs", "graph")
+DRAWN = "!!document.querySelector('.asked figure, .asked iframe')"
 LOOKED_AT = {"prompt": PROMPT, "corrupt": PROMPT.replace("John gave", "Mary gave"), "task": "ioi"}
 
 
@@ -233,7 +353,7 @@ def test_nothing_scrolls_sideways_on_a_phone_in_light_and_dark(tab, address, vie
     for dark in (False, True):
         tab.look(width=360, dark=dark)
         opened(tab, address, view=view, **LOOKED_AT)
-        until(tab, "!!document.querySelector('.asked figure')")
+        until(tab, DRAWN)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
@@ -242,7 +362,7 @@ def test_everything_can_be_named_by_a_screen_reader(tab, address, view):
     opened(tab, address, view=view, **LOOKED_AT)
     until(tab, FIRST)
     if view:
-        until(tab, "!!document.querySelector('.asked figure')")
+        until(tab, DRAWN)
     nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
     unnamed = [
         node["role"]["value"]
@@ -251,3 +371,36 @@ def test_everything_can_be_named_by_a_screen_reader(tab, address, view):
         and not node.get("name", {}).get("value")
     ]
     assert unnamed == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("view", ["", *VIEWS])
+def test_assistive_technology_can_read_every_answer(tab, address, view, dark):
+    tab.look(width=1280, dark=dark)
+    changes = [{"part": "attention", "layer": 0, "factor": 0.5}]
+    opened(tab, address, view=view, changes=changes, **LOOKED_AT)
+    until(tab, FIRST)
+    if view:
+        until(tab, DRAWN)
+    assert tab.unheard() == []
+    if pictures := os.environ.get("CASEBACK_SCREENSHOTS"):
+        for width in (1280, 400):
+            tab.look(width=width, dark=dark)
+            Path(pictures).mkdir(parents=True, exist_ok=True)
+            tab.picture(Path(pictures) / f"explorer-{view or 'start'}-{width}-{'dark' if dark else 'light'}.png")
+
+
+def test_the_keyboard_reaches_all_that_can_be_used(tab, address):
+    opened(tab, address, view="attention", changes=[{"part": "mlp", "layer": 0, "factor": 0}], **LOOKED_AT)
+    until(tab, "document.querySelectorAll('.asked .grid').length === 2")
+    reached = set()
+    for _ in range(120):
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        reached.add(tab.evaluate("[...document.querySelectorAll('*')].indexOf(document.activeElement)"))
+    usable = "button, input, select, textarea, summary, a[href], [tabindex='0']"
+    waiting = tab.evaluate(
+        f"[...document.querySelectorAll({json.dumps(usable)})].filter((one) => one.checkVisibility() && !one.disabled)"
+        ".map((one) => [[...document.querySelectorAll('*')].indexOf(one), one.outerHTML.slice(0, 120)])"
+    )
+    assert [said for at, said in waiting if at not in reached] == []

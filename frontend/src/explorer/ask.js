@@ -25,18 +25,33 @@ export async function ask(name, form, { signal, onProgress } = {}) {
     signal,
   });
   let job = response.headers.get("X-Caseback-Job");
-  while (response.ok && !(job = response.headers.get("X-Caseback-Job"))) {
-    const about = await response.json();
-    if (about.state === "failed") throw new Error(about.error);
-    if (about.state === "canceled") throw new DOMException("canceled", "AbortError");
-    onProgress?.(about);
-    await new Promise((resolve) => setTimeout(resolve, EVERY));
-    if (signal?.aborted) {
-      await reached(`/api/jobs/${about.job}`, { method: "DELETE" });
-      throw new DOMException("canceled", "AbortError");
+  let leave = null;
+  try {
+    while (response.ok && !(job = response.headers.get("X-Caseback-Job"))) {
+      const about = await response.json();
+      if (about.state === "failed") throw new Error(about.error);
+      if (about.state === "canceled") throw new DOMException("canceled", "AbortError");
+      if (!leave) {
+        // at once, also where it is the page that goes away
+        leave = () => fetch(`/api/jobs/${about.job}`, { method: "DELETE", keepalive: true }).catch(() => {});
+        if (signal?.aborted) leave();
+        else signal?.addEventListener("abort", leave, { once: true });
+      }
+      onProgress?.(about);
+      await new Promise((resolve) => setTimeout(resolve, EVERY));
+      if (signal?.aborted) throw new DOMException("canceled", "AbortError");
+      response = await reached(`/api/jobs/${about.job}`);
     }
-    response = await reached(`/api/jobs/${about.job}`);
+  } finally {
+    signal?.removeEventListener("abort", leave);
   }
   if (!response.ok) throw new Error(await words(response));
   return { document: await response.json(), job };
+}
+
+/** An answer as its page draws it. */
+export async function drawn(job) {
+  const response = await reached(`/api/jobs/${job}/drawn`);
+  if (!response.ok) throw new Error(await words(response));
+  return response.json();
 }

@@ -1,22 +1,61 @@
 // What is being looked at, kept in the address after #, so that a link leads back to it.
 
-export const START = { prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "", layer: "", head: "", dictionary: "", task: "", seed: "" };
+export const START = {
+  prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "", layer: "", head: "", dictionary: "",
+  depth: "", methods: "", units: "", nodes: "", task: "", count: "", seed: "", lines: "", unlinked: "",
+};
+const TEXTS = Object.keys(START).filter((name) => START[name] === "");
 
-export function readState() {
+/** Characters of the address that pasted lines may take; `unlinked` says how many characters there were of longer ones. */
+export const MOST_OF_ADDRESS = 16_000;
+
+const AMOUNT = { head: "factor", attention: "factor", mlp: "factor", neuron: "factor", feature: "factor", direction: "strength" };
+
+/** The state of an address, with what of it cannot be read, in words. */
+export function readState(hash = location.hash) {
+  if (hash.length < 2) return { state: { ...START, changes: [] }, problems: [] };
+  let held;
   try {
-    const held = JSON.parse(decodeURIComponent(location.hash.slice(1)));
-    const texts = Object.keys(START).filter((name) => [START, held].every((one) => typeof one[name] === "string"));
-    const changes = Array.isArray(held.changes) ? held.changes.filter((change) => change && typeof change === "object") : [];
-    return { ...START, ...Object.fromEntries(texts.map((name) => [name, held[name]])), changes };
+    held = JSON.parse(decodeURIComponent(hash.slice(1)));
   } catch {
-    return { ...START };
+    held = null;
   }
+  if (held === null || typeof held !== "object" || Array.isArray(held)) {
+    return { state: { ...START, changes: [] }, problems: ["The address after # is none that this page writes: it was cut short, or is of another page."] };
+  }
+  const problems = [];
+  const state = { ...START, changes: [] };
+  for (const [name, value] of Object.entries(held)) {
+    if (name === "changes" && Array.isArray(value)) {
+      state.changes = value.filter(isChange);
+      for (const other of value.filter((one) => !isChange(one))) problems.push(`The link has a change that is none: ${JSON.stringify(other).slice(0, 120)}.`);
+    } else if (TEXTS.includes(name) && typeof value === "string") state[name] = value;
+    else problems.push(`The link says “${name.slice(0, 60)}” in a way that is not known here.`);
+  }
+  return { state, problems };
 }
 
-export function keepState(state) {
-  const said = Object.entries(state).filter(([, value]) => value.length);
-  history.replaceState(null, "", said.length ? `#${encodeURIComponent(JSON.stringify(Object.fromEntries(said)))}` : "#");
+const isChange = (one) => one !== null && typeof one === "object" && Object.hasOwn(AMOUNT, one.part) && Number.isFinite(one[AMOUNT[one.part]]);
+
+/** Whether pasted lines are longer than an address may have of them. */
+export const tooLong = (lines) => encodeURIComponent(JSON.stringify(lines)).length > MOST_OF_ADDRESS;
+
+/** What the address has of a state. */
+export function addressOf(state) {
+  const held = tooLong(state.lines) ? { ...state, lines: "", unlinked: String(state.lines.length) } : state;
+  const said = Object.entries(held).filter(([, value]) => value.length);
+  return said.length ? `#${encodeURIComponent(JSON.stringify(Object.fromEntries(said)))}` : "#";
 }
+
+export const keepState = (state) => history.replaceState(null, "", addressOf(state));
+
+/** What is wrong with a number that a link gives, in words; nothing where it is left out, or from 0 to below `count`. */
+export const noNumber = (what, text, count) =>
+  text === "" || (/^\d{1,9}$/.test(text) && Number(text) < count) ? "" : `There is no ${what} ${text.slice(0, 40)} here: choose one of 0 to ${count - 1}.`;
+
+/** What is wrong with a name that a link gives, in words; nothing where it is left out, or one of `names`. */
+export const noName = (what, text, names) =>
+  text === "" || names.includes(text) ? "" : `There is no ${what} “${text.slice(0, 60)}” here${names.length ? ": choose another" : ""}.`;
 
 /** The form of a question about an answer: what is empty is left to the server. */
 export const contrast = ({ prompt, target, foil }) =>

@@ -2,15 +2,19 @@
 
 import { h, put, tokenChip } from "../kit/dom.js";
 import { signed } from "../kit/numbers.js";
+import { noName, tooLong } from "./state.js";
 
 const MOST_BYTES = 250_000;
 
 /** What to open: a task by its name, or lines of JSON that are pasted, chosen or dropped. */
-export function tableControls({ tasks, task, seed, onOpen }) {
+export function tableControls({ tasks, now, onOpen }) {
+  const { task, seed, count, lines: pasted, unlinked } = now();
   const problem = h("p", { class: "warn", role: "alert" });
   const name = h("select", { "aria-label": "task" }, h("option", { value: "" }, "lines of JSON"), tasks.map((one) => h("option", { value: one }, one)));
-  name.value = tasks.includes(task) ? task : tasks.includes("ioi") ? "ioi" : (tasks[0] ?? "");
-  const count = h("input", { type: "number", min: 1, max: 256, value: 24, "aria-label": "how many", title: "how many" });
+  let wrong = noName("task", task, tasks);
+  if (wrong) name.selectedIndex = -1;
+  else name.value = task || (pasted || unlinked ? "" : tasks.includes("ioi") ? "ioi" : (tasks[0] ?? ""));
+  const many = h("input", { type: "number", min: 1, max: 256, value: count || 24, "aria-label": "how many", title: "how many" });
   const draw = h("input", { type: "number", min: 0, value: seed || 0, "aria-label": "seed", title: "seed" });
   const lines = h("textarea", {
     rows: 3,
@@ -26,6 +30,7 @@ export function tableControls({ tasks, task, seed, onOpen }) {
       },
     },
   });
+  lines.value = pasted;
   const file = h("input", { type: "file", accept: ".jsonl,.json,.txt", "aria-label": "a file of lines of JSON", on: { change: () => file.files[0] && read(file.files[0]) } });
   const own = h("div", { class: "own-lines" }, lines, file);
 
@@ -35,20 +40,37 @@ export function tableControls({ tasks, task, seed, onOpen }) {
     lines.value = await given.text();
   }
   const show = () => {
-    own.hidden = Boolean(name.value);
-    count.hidden = draw.hidden = !name.value;
+    own.hidden = Boolean(name.value) || Boolean(wrong);
+    many.hidden = draw.hidden = !name.value;
   };
-  name.addEventListener("change", show);
+  name.addEventListener("change", () => {
+    wrong = "";
+    show();
+  });
   show();
-  const form = () => (name.value ? { task: name.value, count: Number(count.value), seed: Number(draw.value) } : { lines: lines.value });
+  const form = () => (name.value ? { task: name.value, count: Number(many.value), seed: Number(draw.value) } : { lines: lines.value });
+  const opened = () => (name.value ? { task: name.value, count: many.value, seed: draw.value, lines: "" } : { task: "", count: "", seed: "", lines: lines.value });
+  function lacks() {
+    if (wrong || name.value || lines.value.trim()) return wrong;
+    const { unlinked: left } = now();
+    return left
+      ? `The link is of ${left} characters of lines, more than an address holds: paste them, or choose their file.`
+      : "Paste lines of JSON, choose a file, or drop one on the field.";
+  }
+  function open(event) {
+    event.preventDefault();
+    const given = { ...opened(), unlinked: "" };
+    put(problem, tooLong(given.lines) ? `These ${given.lines.length} characters of lines are more than an address holds: a link leads to this table without them.` : "");
+    onOpen(given);
+  }
   const element = h(
     "form",
-    { class: "table-form", on: { submit: (event) => { event.preventDefault(); onOpen(name.value, draw.value); } } },
-    h("div", { class: "table-line" }, name, count, draw, h("button", { type: "submit" }, "open")),
+    { class: "table-form", on: { submit: open } },
+    h("div", { class: "table-line" }, name, many, draw, h("button", { type: "submit" }, "open")),
     own,
     problem,
   );
-  return { element, form, ready: () => Boolean(name.value || lines.value.trim()) };
+  return { element, form, lacks };
 }
 
 export function tableView(doc, { onRow }) {
@@ -105,7 +127,7 @@ export function tableView(doc, { onRow }) {
             const value = of(row);
             if (i === 0) return h("td", {}, h("button", { class: "row", dir: "auto", on: { click: () => onRow(row) } }, value));
             if (typeof value === "number") return h("td", { class: "num" }, signed(value));
-if (i === 1) return h("td", {}, tokenChip(target, "target"));
+            if (i === 1) return h("td", {}, tokenChip(target, "target"));
             return h("td", {}, i === 2 ? tokenChip(foil, "foil") : value);
           }),
         );

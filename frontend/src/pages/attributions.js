@@ -6,41 +6,16 @@ import { masthead } from "../kit/masthead.js";
 import { percent, signed } from "../kit/numbers.js";
 import { page } from "../kit/page.js";
 import { part } from "../kit/part.js";
-import { comparisonFigures, sideBySide } from "../sections/comparison.js";
+import { METRICS, attributionParts, withMethods } from "../sections/attributed.js";
 import { generationView } from "../sections/generation.js";
 import { predictions, prompt } from "../sections/header.js";
-import { strip } from "../sections/inputs.js";
-
-// More strips than this would only repeat the map above them.
-const MOST_STRIPS = 6;
-
-const METRICS = {
-  logit_diff: "logit difference",
-  logit: "logit",
-  prob: "probability",
-  log_prob: "log probability",
-};
 
 function sections(given) {
-  // As the views of an explanation read it.
-  const doc = { ...given, inputs: { methods: given.methods.map((method) => ({ ...method, ...method.said })) } };
-  const { methods } = doc.inputs;
+  const doc = withMethods(given);
   return [
     masthead(doc.model.name, `${doc.model.n_layers} layers × ${doc.model.n_heads} heads · ${doc.model.dtype}`),
     question(doc),
-    part(
-      "inputs",
-      "Which inputs",
-      `How much each ${doc.features} moved the ${METRICS[doc.metric.name]}. Orange raised it, blue lowered it, each method on its own scale; a method without a sign knows only how much.`,
-      sideBySide(doc),
-      methods.length <= MOST_STRIPS ? methods.map((method) => strip(doc, method)) : null,
-    ),
-    part(
-      "trust",
-      "How far to trust them",
-      "Methods answer different questions, and agreement is no proof; what the model does when the tokens go is a test. Prompts with holes are unlike those that it was trained on, and so are the baselines put in their place.",
-      comparisonFigures(doc.comparison, methods),
-    ),
+    ...attributionParts(doc),
     generationView(doc),
     refused(doc),
     documentEnd(doc, READING),

@@ -4,16 +4,17 @@ import { h, put } from "../kit/dom.js";
 import { masthead } from "../kit/masthead.js";
 import { size } from "../kit/numbers.js";
 import { mountTooltip } from "../kit/tooltip.js";
-import { ask } from "../explorer/ask.js";
+import { ask, drawn as drawnOnPage } from "../explorer/ask.js";
 import { begun, changesView, without } from "../explorer/changes.js";
 import { predictionView } from "../explorer/prediction.js";
-import { contrast, keepState, readState } from "../explorer/state.js";
+import { contrast, keepState, noName, readState } from "../explorer/state.js";
 import { controlsOf, framed, viewsOf } from "../explorer/views.js";
 
 const PAUSE = 180; // milliseconds after a keystroke
 
 const { model, questions, shelf } = JSON.parse(document.getElementById("document").textContent);
-let state = readState();
+const link = readState();
+let { state } = link;
 let quick = null;
 let slow = null;
 let timer = 0;
@@ -37,6 +38,7 @@ const fields = [
   field("corrupt", "Counterfactual", "the same text with another answer; found by itself for the story", true),
 ];
 const problem = h("p", { class: "warn", role: "alert" });
+const linked = h("p", { class: "warn", role: "alert" }, link.problems.join(" "));
 const next = predictionView({ onTarget: (text) => edited({ target: text }), onFoil: (text) => edited({ foil: text }) });
 const changes = changesView({
   model,
@@ -102,8 +104,9 @@ async function show(name) {
   if (!view.live) put(answer, running); // what follows the changes stands until it is drawn anew
   try {
     const { document, job } = await ask(name, form, { signal: mine.signal, onProgress });
+    const doc = view.onPage ? await drawnOnPage(job) : document;
     if (mine !== slow) return;
-    put(answer, view.draw ? view.draw(document) : framed(job, questions[name]));
+    put(answer, view.draw ? view.draw(doc, job) : framed(job, questions[name]));
     drawn = JSON.stringify(form);
   } catch (error) {
     if (mine !== slow) return;
@@ -129,6 +132,7 @@ document.getElementById("page").append(
     h("h1", { class: "unseen" }, `Explore ${model.name}`),
     h("section", { class: "split wide-left asking" }, h("div", {}, fields.map(({ element }) => element)), changes.element),
     problem,
+    linked,
     next.element,
     h("nav", { class: "questions", "aria-label": "Questions" }, buttons),
     asked,
@@ -137,4 +141,9 @@ document.getElementById("page").append(
 changes.draw(state.changes);
 edited({});
 document.documentElement.dataset.ready = "";
-if (state.view in questions && (state.prompt || views[state.view]?.alone)) show(state.view);
+const view = noName("question", state.view, offered.map(([name]) => name));
+if (view) put(answer, h("p", { class: "warn", role: "alert" }, view));
+else if (state.view && (state.prompt || views[state.view]?.alone)) show(state.view);
+// a job whose page goes away is not wanted any more; another link in the same tab leads somewhere else
+addEventListener("pagehide", () => slow?.abort());
+addEventListener("hashchange", () => location.reload());

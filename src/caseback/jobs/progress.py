@@ -12,6 +12,7 @@ A program that shows progress in its own way, such as a server, has the bars' nu
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 import time
@@ -55,7 +56,8 @@ class _Watched(std.tqdm):
 
     def __init__(self, *given: Any, listener: Listener, **options: Any) -> None:
         self._listener = listener
-        super().__init__(*given, **options)
+        # tqdm ends the line of every bar, of this one too, on which nothing stands
+        super().__init__(*given, file=io.StringIO(), **options)
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool:
         """Tell the listener, whose exception ends the work: not under the lock, which tqdm would never give back."""

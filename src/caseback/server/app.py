@@ -6,7 +6,8 @@
     POST   /api/CALL             what a remote model asks: a message in, a message out; or 202 and a job
     GET    /api/jobs/ID          state and progress; the document once it is there
     GET    /api/jobs/ID/page     the document's page
-    DELETE /api/jobs/ID          cancel it
+    GET    /api/jobs/ID/drawn    the document as its page's script reads it
+    DELETE /api/jobs/ID          wait for it no more; once nobody does, it is canceled
 
 Whoever asks must name the host as it was started (a page of another site cannot, whatever its name resolves to), send
 JSON or a message (which pages of other sites may not), and where there is a token, have it: as a bearer, or as the
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,9 +33,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.jobs.json_text import parse_json
+from caseback.localize.inputs import input_methods
 from caseback.model.remote.messages import KIND
 from caseback.model.running.model import Model
 from caseback.reports.model_facts import model_facts
+from caseback.reports.story.depths import DEPTHS
 from caseback.server.calls import CALLS, remote_facts
 from caseback.server.calls import Message as Sent
 from caseback.server.desk import Busy, Desk, Job
@@ -42,7 +45,8 @@ from caseback.server.questions import QUESTIONS
 from caseback.server.shelf import Shelf, standing
 from caseback.tasks import names
 from caseback.views.page.explorer import EXPLORER_PAGE, explorer_document
-from caseback.views.page.kinds import PAGES, page_html
+from caseback.views.page.kinds import PAGES, page_of
+from caseback.views.page.page import Page
 
 COOKIE = "caseback"
 WAIT = 2.0  # seconds until a call becomes a job that is asked about
@@ -85,7 +89,7 @@ def explorer(
 
     app.add_middleware(Guarded, token=token)
 
-    start = explorer_document(model_facts(model), _titles(), {**shelf.facts(), "tasks": sorted(names())})
+    start = explorer_document(model_facts(model), _titles(), {**shelf.facts(), **_offered()})
 
     @app.get("/")
     async def page(request: Request) -> Response:
@@ -109,8 +113,8 @@ def explorer(
         form = QUESTIONS[name].form.model_validate(parse_json((await request.body()).decode()))
         job = desk.ask(name, form)
         if not QUESTIONS[name].quick and not job.answer.done():
-            return JSONResponse(_about(job), status_code=202)
-        return await _answer(job)
+            return _later(job, 202)
+        return await _answer(job, request)
 
     @app.post("/api/{name}")
     async def call(name: str, request: Request) -> Response:
@@ -122,7 +126,7 @@ def explorer(
         ended, _ = await asyncio.wait([answer := asyncio.wrap_future(job.answer)], timeout=WAIT)
         if ended and not answer.cancelled():
             answer.exception()  # looked at here, told by _answer
-        return await _answer(job) if job.answer.done() else JSONResponse(_about(job), status_code=202)
+        return await _answer(job) if job.answer.done() else _later(job, 202)
 
     @app.get("/api/jobs/{id}")
     async def job(id: str) -> Response:
@@ -130,22 +134,21 @@ def explorer(
             return _forgotten(id)
         if job.state == "done":
             return await _answer(job)
-        return JSONResponse(_about(job))
+        return _later(job)
 
     @app.get("/api/jobs/{id}/page")
     async def job_page(id: str) -> Response:
-        if (job := desk.job(id)) is None or job.state != "done":
-            return _forgotten(id)
-        document = parse_json((await asyncio.wrap_future(job.answer)).decode())
-        if document["kind"] not in PAGES:
-            return _error(404, f"an answer to {job.name!r} has no page of its own")
-        return HTMLResponse(await asyncio.to_thread(page_html, document))
+        return await _on_page(desk.job(id), id, lambda page, document: HTMLResponse(page.html(document)))
+
+    @app.get("/api/jobs/{id}/drawn")
+    async def job_drawn(id: str) -> Response:
+        return await _on_page(desk.job(id), id, lambda page, document: JSONResponse(page.data(document)))
 
     @app.delete("/api/jobs/{id}")
     async def cancel(id: str) -> Response:
         if (job := desk.job(id)) is None:
             return _forgotten(id)
-        job.cancel()
+        job.leave()
         return JSONResponse(_about(job))
 
     @app.exception_handler(CasebackError)
@@ -169,6 +172,11 @@ def _plainly(error: Mapping[str, Any]) -> str:
     return f"{where}: {'expected an object with fields' if error['type'] == 'model_type' else error['msg']}"
 
 
+def _offered() -> dict[str, Any]:
+    """What questions may name whatever the server was started with."""
+    return {"tasks": sorted(names()), "methods": list(input_methods()), "depths": [*DEPTHS]}
+
+
 def _titles() -> dict[str, str]:
     return {name: question.title for name, question in QUESTIONS.items()}
 
@@ -180,10 +188,30 @@ def _about(job: Job) -> dict[str, Any]:
     return {**about, "error": None if error is None else str(error), "raised": type(error).__name__ if error else None}
 
 
-async def _answer(job: Job) -> Response:
+def _later(job: Job, status: int = 200) -> Response:
+    """Where a job stands, to a client that comes back for it."""
+    job.hear()
+    return JSONResponse(_about(job), status_code=status)
+
+
+async def _gone(request: Request) -> None:
+    """Wait until a client that has sent its question goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answer(job: Job, waiting: Request | None = None) -> Response:
+    """The answer of a job; a client that goes away before it is there has left the job."""
+    answer = asyncio.wrap_future(job.answer)
+    if waiting is not None:
+        gone = asyncio.create_task(_gone(waiting))
+        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not answer.done():
+            job.leave()
     # shielded: a client that goes away must not cancel what others wait for
     try:
-        body = await asyncio.shield(asyncio.wrap_future(job.answer))
+        body = await asyncio.shield(answer)
     except asyncio.CancelledError:
         return _error(409, "canceled")
     except CasebackError as error:
@@ -193,6 +221,16 @@ async def _answer(job: Job) -> Response:
     return Response(
         body, media_type=KIND if job.name in CALLS else "application/json", headers={"X-Caseback-Job": job.id}
     )
+
+
+async def _on_page(job: Job | None, id: str, drawn: Callable[[Page, Any], Response]) -> Response:
+    """What the page of a job's document makes of it."""
+    if job is None or job.state != "done":
+        return _forgotten(id)
+    document = parse_json((await asyncio.wrap_future(job.answer)).decode())
+    if document["kind"] not in PAGES:
+        return _error(404, f"an answer to {job.name!r} has no page of its own")
+    return await asyncio.to_thread(drawn, page_of(document), document)
 
 
 def _forgotten(id: str) -> Response:

@@ -155,9 +155,10 @@ class Effects(Contrast):
 
 
 class Graph(Contrast):
-    """What led to the answer, unit by unit."""
+    """What led to the answer, unit by unit: neurons, or features where dictionaries are named."""
 
     max_nodes: Annotated[int, Field(ge=1, le=2000)] = 200
+    dictionaries: Annotated[list[Name], Field(max_length=256)] = []
 
 
 class Features(Changed):

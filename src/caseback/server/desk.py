@@ -4,12 +4,15 @@ There is a line for what is quick, one for jobs and one for the calls of remote 
 question and the model alone, so the same question is answered once, for however many ask it, and read from what is kept
 until that is full. A line is a thread; all use one model, whose passes wait for each other, so a quick question waits
 for a pass of a long job, not for the job.
+
+Work that nobody waits for ends: who asked says so, or has not asked about it for ``PATIENCE`` seconds.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
+import time
 import traceback
 from collections import OrderedDict, deque
 from concurrent.futures import CancelledError, Future
@@ -27,6 +30,7 @@ from caseback.server.shelf import Shelf
 
 EMPTY = Shelf()
 LINES = ("quick", "calls", "jobs")
+PATIENCE = 90.0  # seconds; a browser lets a page that nobody sees ask once a minute
 
 
 class Busy(CasebackError):
@@ -47,6 +51,10 @@ class Job:
         Where the document will be, as JSON text, or the error.
     progress
         The bar's name, how much is done, of how much.
+    askers
+        How many wait for it.
+    heard
+        When one of those who come back for it last did; None while nobody has been told to come back.
     """
 
     id: str
@@ -55,6 +63,8 @@ class Job:
     answer: Future[bytes] = field(default_factory=Future)
     progress: tuple[str, int, int | None] | None = None
     canceled: bool = False
+    askers: int = 1
+    heard: float | None = None
 
     @property
     def state(self) -> str:
@@ -70,10 +80,26 @@ class Job:
         self.canceled = True
         self.answer.cancel()
 
+    def leave(self) -> None:
+        """One who asked does not wait any more; where it was the last one, cancel."""
+        self.askers -= 1
+        if self.askers < 1 and not self.answer.done():
+            self.cancel()
+
+    def hear(self) -> None:
+        """Somebody asks how far it is, and will again."""
+        self.heard = time.monotonic()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for it still."""
+        return not self.canceled and (self.heard is None or time.monotonic() - self.heard < PATIENCE)
+
     def watch(self, what: str, n: int, total: int | None) -> None:
         """Note where the work stands, and end it where it is not wanted any more."""
         self.progress = (what, n, total)
-        if self.canceled:
+        if not self.wanted:
+            self.canceled = True
             raise CancelledError
 
 
@@ -134,6 +160,9 @@ class Desk:
             job = self._by_question.get(question)
             if job is not None and not job.canceled and job.state != "failed":
                 self._jobs.move_to_end(job.id)
+                if not job.answer.done():
+                    job.askers += 1
+                    job.heard = None
                 return job
             line = self._lines[_asked(name).line]
             if len(line) >= (most := limit("server_waiting")):
@@ -162,6 +191,8 @@ class Desk:
                 if not self._open:
                     return
                 job = line.popleft()
+            if not job.wanted:
+                job.cancel()
             if job.answer.set_running_or_notify_cancel():
                 self._answer(job)
 

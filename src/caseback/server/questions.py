@@ -99,9 +99,10 @@ def _effects(model: Model, form: asked.Effects, _: Shelf) -> dict[str, Any]:
     return component_effects(model, _prompt(model, form.prompt), target=form.target, foil=form.foil, corrupt=corrupt)
 
 
-def _graph(model: Model, form: asked.Graph, _: Shelf) -> dict[str, Any]:
+def _graph(model: Model, form: asked.Graph, shelf: Shelf) -> dict[str, Any]:
+    units = [shelf.dictionary(name) for name in form.dictionaries] or "neurons"
     return attribution_graph_document(
-        model, _prompt(model, form.prompt), targets=form.target, foil=form.foil, max_nodes=form.max_nodes
+        model, _prompt(model, form.prompt), units, targets=form.target, foil=form.foil, max_nodes=form.max_nodes
     )
 
 

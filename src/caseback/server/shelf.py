@@ -73,7 +73,8 @@ class Shelf:
         """What there is, as plain data."""
         return {
             "dictionaries": {
-                name: {"site": one.facts.site, "features": one.n_features} for name, one in self.dictionaries.items()
+                name: {"site": one.facts.site, "features": one.n_features, "transcoder": one.facts.is_transcoder}
+                for name, one in self.dictionaries.items()
             },
             "directions": {
                 name: {"places": one.names, "best": _best(one), "toward": str(one.classes[1])}

@@ -52,7 +52,7 @@ EXPLORER_PAGE = Page(
     EXPLORER,
     title=_title,
     tables=_without_script,
-    styles=("page", "explorer"),
+    styles=("page", "explanation", "explorer"),
     script="explorer",
     reaches="; connect-src 'self'; frame-src 'self'",
 )
