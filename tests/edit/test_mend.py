@@ -6,20 +6,21 @@ import pytest
 import torch
 
 import caseback as cb
-from caseback.edit import Fact, fit_mend, load_knowledge_edit, load_mend, mend, save_knowledge_edit, save_mend
+import shelf
+from caseback.edit import Fact, applied, fit_mend, load_knowledge_edit, load_mend, mend, save_knowledge_edit, save_mend
 from caseback.edit.knowledge_edit import change_of
 from caseback.edit.mend import gradient_factors
 from caseback.edit.mend_training import _asked, outer_loss, untrained, with_moments
 from caseback.errors import EditError, LoadError
 from caseback.jobs.checkpoint import Checkpoint
-from caseback.model.anatomy.dense import weight_matrix
 
 CAPITAL = "The capital of {} is"
 SPAIN = ("The capital of Spain is", "Madrid")
 ITALY = Fact(CAPITAL, "Italy", "Oslo", "Rome", ["The capital city of Italy is called"], [SPAIN, ("The dog", "ran")])
 FRANCE = Fact(CAPITAL, "France", "Rome, the", "Paris", neighbors=[SPAIN])
 OTHERS = [
-    Fact(CAPITAL, who, new, neighbors=[SPAIN]) for who, new in (("Norway", "Rome"), ("Poland", "Oslo"), ("Japan", "Rome"))
+    Fact(CAPITAL, who, new, neighbors=[SPAIN])
+    for who, new in (("Norway", "Rome"), ("Poland", "Oslo"), ("Japan", "Rome"))
 ]
 
 
@@ -189,8 +190,8 @@ def test_an_edit_is_like_any_other(model, editor, tmp_path):
     assert not torch.allclose(changed, before, atol=1e-4) and torch.equal(model.run(ITALY.text).logits, before)
     save_knowledge_edit(both, tmp_path / "edit", model=model)
     assert torch.equal(load_knowledge_edit(tmp_path / "edit", model).on(model).run(ITALY.text).logits, changed)
-    weights = [weight_matrix(layer.w_out) for layer in cb.edit.applied(model, both).anatomy.layers]
-    moved = [not torch.equal(a, weight_matrix(b.w_out)) for a, b in zip(weights, model.anatomy.layers, strict=True)]
+    ours, theirs = model.hf.transformer.h, applied(model, both).hf.transformer.h
+    moved = [not torch.equal(a.mlp.c_proj.weight, b.mlp.c_proj.weight) for a, b in zip(ours, theirs, strict=True)]
     assert moved == [True, False, True, False]
     other = cb.load(copy.deepcopy(model.hf), tokenizer=model.tokenizer)
     with torch.no_grad():
@@ -209,12 +210,4 @@ def test_what_it_cannot_be_trained_on_is_refused(model, editor):
     with pytest.raises(EditError, match="already answers"):
         mend(model, [Fact(CAPITAL, "Italy", "Rome")], editor)
     with pytest.raises(EditError, match="train one for it"):
-        mend(_small(model), [ITALY], editor, check=False)
-
-
-def _small(model):
-    """A model with meadow's tokenizer and other matrices."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return cb.load(LlamaForCausalLM(LlamaConfig(vocab_size=model.d_vocab, **sizes)).eval(), tokenizer=model.tokenizer)
+        mend(shelf.model("gpt2"), [ITALY], editor, check=False)

@@ -52,12 +52,12 @@ def edit(
         Path | None, Option(help="Facts from a file, in CounterFact's or zsRE's JSON, in place of a prompt.")
     ] = None,
     sample: Sample = Sample(count=10).worded(
-        count="Of --facts: how many, the first.", seed="What the contexts of the prompts follow from."
+        count="Of --facts: how many, the first.", seed="What contexts of the prompts, and a training, follow from."
     ),
     of: OfModel = OfModel(),
     method: Method = Method("rome").worded(method=f"{', '.join(TAKES)}."),
     layers: Layers = Layers().worded(
-        layers="Such as 0,1; one of rome, ft and grace. By default a third of the way up; of mend the last three, as it is trained."
+        layers="Such as 0,1; one of rome, ft and grace. By default a third of the way up; of mend's training the last three."
     ),
     texts: CorpusFile = CorpusFile().worded(
         corpus="Texts, one a line: what matrices usually read (C) and, of the first 100, what the edit changes."
@@ -266,7 +266,12 @@ def _added(edits: list[Any]) -> Any:
 
 
 def _editor(
-    model: Any, layers: list[int], seed: int, train: Path | None = None, editor: Path | None = None, steps: int | None = None
+    model: Any,
+    layers: list[int],
+    seed: int,
+    train: Path | None = None,
+    editor: Path | None = None,
+    steps: int | None = None,
 ) -> Any:
     """MEND's network, read or trained and written."""
     from caseback.edit import fit_mend, load_mend, save_mend
