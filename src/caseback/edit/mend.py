@@ -1,6 +1,6 @@
 """MEND: a network makes an edit of the gradient of fine-tuning, which it takes apart token by token. (PRIMER 5.4.26)
 
-    dL/dW = sum over tokens of d u^T,       L = -mean log p(new),  u what the matrix reads, d the slope at what it writes
+    dL/dW = sum over tokens of d u^T,      L = -mean log p(new),  u what the matrix reads, d the slope at what it writes
     z = ((u, d) - mean) / deviation
     z <- z + max(0, s (U V z + b) + o),     z <- z + s' (U' V' z + b') + o'
     dW = - rate  sum over tokens of d' u'^T,    (u', d') = z

@@ -52,7 +52,7 @@ def fit_mend(
     rank: int = 1920,
     rate: float = 1e-4,
     edit_weight: float = 0.1,
-    lr: float = 1e-4,
+    lr: float = 1e-3,
     rate_lr: float = 1e-2,
     epochs: int = 10,
     batch_size: int = 10,
@@ -82,7 +82,8 @@ def fit_mend(
     edit_weight
         c, 0.1 in the paper.
     lr, rate_lr
-        Of Adam, for the networks and for the logarithms of the rates, with a linear rise and fall.
+        Of Adam, for the networks and for the logarithms of the rates, with a linear rise and fall. The reference has
+        1e-6 for the networks, in longer trainings.
     epochs, batch_size
         Passes over the facts, and facts a step; 10 in the paper.
     held_out

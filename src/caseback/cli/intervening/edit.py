@@ -57,7 +57,7 @@ def edit(
     of: OfModel = OfModel(),
     method: Method = Method("rome").worded(method=f"{', '.join(TAKES)}."),
     layers: Layers = Layers().worded(
-        layers="Such as 0,1; one of rome, ft and grace. By default a third of the way up; of mend's training the last three."
+        layers="Such as 0,1; one of rome, ft and grace. By default a third of the way up; mend's are the last three."
     ),
     texts: CorpusFile = CorpusFile().worded(
         corpus="Texts, one a line: what matrices usually read (C) and, of the first 100, what the edit changes."
