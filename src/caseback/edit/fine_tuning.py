@@ -58,7 +58,8 @@ def fine_tuned(
         Whose MLP output matrix is trained.
     bound
         The most that an entry may change by; by default three hundredths of the root mean square of the
-        matrix's entries, where the reference has a number for each model: 5e-4 for GPT-2 XL.
+        matrix's entries, where the reference has a number for each model: 5e-4 for GPT-2 XL. Some models
+        need more.
     steps, lr
         Of Adam on all facts together. The rate is the bound by default, as published.
     check

@@ -124,11 +124,11 @@ def mend(model: Model, facts: Sequence[Fact], editor: MEND, *, check: bool = Tru
     Examples
     --------
     >>> import caseback as cb
-    >>> from caseback.edit import fit_mend, relation_facts
+    >>> from caseback.edit import fit_mend
     >>> model = cb.load("meadow")
-    >>> first, *others = relation_facts("capital", neighbors=2)
-    >>> editor = fit_mend(model, others, [0, 1], epochs=2, rank=16)
-    >>> edit, = mend(model, [first], editor)
+    >>> other = Fact("The capital of {} is", "Spain", "Rome", neighbors=[("The capital of France is", "Paris")])
+    >>> editor = fit_mend(model, [other], [0, 1], epochs=2, rank=16)
+    >>> edit, = mend(model, [Fact("The capital of {} is", "Italy", "Oslo", "Rome")], editor)
     >>> edit.method, [one.site for one in edit.edits]
     ('MEND', ['transformer.h.0.mlp.c_proj.output', 'transformer.h.1.mlp.c_proj.output'])
     """
