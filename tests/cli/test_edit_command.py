@@ -152,11 +152,9 @@ def test_published_facts(capsys, tmp_path, layout):
 
 
 def test_a_network_is_trained_on_other_facts_kept_and_read(capsys, tmp_path):
-    record = {
-        "requested_rewrite": {"prompt": "The capital of {} is", "subject": "Spain", "target_new": {"str": "Oslo"}},
-        "neighborhood_prompts": ["The people of France speak"],
-    }
-    record["requested_rewrite"]["target_true"] = {"str": "Madrid"}
+    answers = {"target_new": {"str": "Oslo"}, "target_true": {"str": "Madrid"}}
+    rewrite = {"prompt": "The capital of {} is", "subject": "Spain", **answers}
+    record = {"requested_rewrite": rewrite, "neighborhood_prompts": ["The people of France speak"]}
     file, network = tmp_path / "others.json", tmp_path / "network"
     file.write_text(json.dumps([record]))
     line = [*FACT[:-2], "--method", "mend", "--editor", str(network), "--json"]
