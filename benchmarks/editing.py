@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float)
     parser.add_argument("--ridge", type=float, default=0.0)
     parser.add_argument("--radius", type=float, default=1.0)
-    parser.add_argument("--bound", type=float, default=5e-4)
+    parser.add_argument("--bound", type=float)
     parser.add_argument("--share", type=float, default=0.02)
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--published", action="store_true")

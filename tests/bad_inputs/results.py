@@ -168,6 +168,7 @@ WRITTEN_BY: dict[str, str | tuple[str, str, Giver]] = {
     "load_reft": "save_reft",
     "load_key_moments": "save_key_moments",
     "load_knowledge_edit": "save_knowledge_edit",
+    "load_mend": "save_mend",
     "load_dictionary": "save_dictionary",
     "load_graph": "save_graph",
     "load_supernodes": "save_graph",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import caseback as cb
-from caseback.edit import Fact, KnowledgeEdit, Search, key_moments, scores
+from caseback.edit import Fact, KnowledgeEdit, Search, fit_mend, key_moments, scores
 from caseback.edit.places import write_site
 from caseback.edit.rome import rome
 
@@ -20,6 +20,7 @@ def calls_of_editing(model: cb.Model, room: Path) -> dict[str, dict[str, Any]]:
     common: dict[str, Any] = {"facts": [fact], **how}
     joint = {**common, "moments": moments, "layers": [0], "ridge": 0.1}
     edit = rome(model, [fact], 0, **how)[0]
+    editor = fit_mend(model, [fact], [0], rank=2, epochs=1)
     site, width = write_site(model, 0).name, moments.moment.shape[1]
     record = {
         "requested_rewrite": {
@@ -64,6 +65,10 @@ def calls_of_editing(model: cb.Model, room: Path) -> dict[str, dict[str, Any]]:
         "memit.alphaedit": {**{name: value for name, value in joint.items() if name != "ridge"}, "share": 0.5},
         "fine_tuned": {"facts": [fact], "layer": 0, "steps": 1, "check": False},
         "grace.grace": {"facts": [fact], "layer": 0, "check": False, "search": Search(steps=1)},
+        "mend.mend": {"facts": [fact], "editor": editor, "check": False},
+        "mend.MEND": {name: getattr(editor, name) for name in ("sites", "networks", "parameters", "layers", "model")},
+        "fit_mend": {"facts": [fact], "layers": [0], "rank": 2, "epochs": 1},
+        "save_mend": {"editor": editor},
         "demonstrations": {"fact": fact, "others": [fact], "k": 1},
         "scores.scores": {"facts": [fact]},
         "scores.summary": {"table": scores(model, [fact])},

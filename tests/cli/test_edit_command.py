@@ -151,6 +151,22 @@ def test_published_facts(capsys, tmp_path, layout):
     assert document["changes"][0]["rank"] == 2
 
 
+def test_a_network_is_trained_on_other_facts_kept_and_read(capsys, tmp_path):
+    answers = {"target_new": {"str": "Oslo"}, "target_true": {"str": "Madrid"}}
+    rewrite = {"prompt": "The capital of {} is", "subject": "Spain", **answers}
+    record = {"requested_rewrite": rewrite, "neighborhood_prompts": ["The people of France speak"]}
+    file, network = tmp_path / "others.json", tmp_path / "network"
+    file.write_text(json.dumps([record]))
+    line = [*FACT[:-2], "--method", "mend", "--editor", str(network), "--json"]
+    status, out, err = run(capsys, *line, "--train", str(file), "--layers", "0,2", "--steps", "2")
+    assert status == 0, err
+    trained = json.loads(out)
+    assert trained["method"] == "MEND" and trained["layers"] == [0, 2] and len(trained["changes"]) == 2
+    status, out, err = run(capsys, *line)
+    assert status == 0, err
+    assert json.loads(out)["facts"] == trained["facts"]
+
+
 def test_the_page_has_every_prompt_and_nothing_as_markup(model):
     fact = Fact("The <b>capital</b> of {} is", "Italy", "Oslo", neighbors=[("The people & of", "<i>")])
     document = editing_document(model, fine_tuned(model, [fact], 1, steps=1, check=False), generate=2)
@@ -180,6 +196,10 @@ def test_the_page_has_every_prompt_and_nothing_as_markup(model):
         ([*FACT, "--method", "romme"], "--method 'romme' is unknown. Did you mean rome"),
         ([*FACT, "--method", "memit"], "give --corpus"),
         ([*FACT, "--method", "ft", "--clamp", "2"], "--method ft has no --clamp"),
+        ([*FACT, "--method", "mend"], "give --train FILE"),
+        ([*FACT, "--editor", "x"], "--method rome has no --editor: it is of mend"),
+        ([*FACT, "--method", "mend", "--editor", "x"], "--layers is of training"),
+        ([*FACT[:-2], "--method", "mend", "--editor", "nowhere"], "nowhere"),
         ([*FACT, "--ridge", "2"], "--ridge is added to C"),
         ([*FACT[:-1], "0,1"], "edits one layer"),
         ([*FACT[:-1], "9"], "layer 9 is out of range"),

@@ -23,6 +23,7 @@ NO_BOUNDS = {"train.py:ROWS"}
 # Rows of a step: they are part of what is trained, not of how much is in hand.
 OF_A_TRAINING = {
     "reft.py:fit_reft",
+    "mend_training.py:fit_mend",
     "controls.py:frozen_decoder",
     "reconstruction.py:reconstruction_measures",
     "toy_models.py:superposition_phases",

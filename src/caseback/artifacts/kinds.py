@@ -50,6 +50,7 @@ DICTIONARY = Kind("dictionary", 1, "load_dictionary", "save_dictionary")
 CIRCUIT = Kind("circuit", 1, "Circuit.load", "Circuit.save")
 KEY_MOMENTS = Kind("second moment of keys", 1, "load_key_moments", "save_key_moments")
 KNOWLEDGE_EDIT = Kind("edit of facts", 1, "load_knowledge_edit", "save_knowledge_edit")
+MEND_NETWORK = Kind("network for edits", 1, "load_mend", "save_mend")
 NOTES = Kind("set of notes", 1, "Notes.load", "Notes.save")
 ATLAS = Kind("atlas", 1, "load_atlas", "save_atlas")
 EMERGENCE = Kind("emergence", 1, "load_emergence", "save_emergence")
@@ -70,6 +71,7 @@ _ALL = (
     CIRCUIT,
     KEY_MOMENTS,
     KNOWLEDGE_EDIT,
+    MEND_NETWORK,
     NOTES,
     ATLAS,
     EMERGENCE,

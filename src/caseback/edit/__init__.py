@@ -16,9 +16,14 @@ from caseback.edit.knowledge_edit import save_knowledge_edit as save_knowledge_e
 from caseback.edit.memit import alphaedit as alphaedit
 from caseback.edit.memit import emmet as emmet
 from caseback.edit.memit import memit as memit
+from caseback.edit.mend import MEND as MEND
+from caseback.edit.mend import mend as mend
+from caseback.edit.mend_training import fit_mend as fit_mend
 from caseback.edit.published import load_counterfact as load_counterfact
 from caseback.edit.published import load_zsre as load_zsre
 from caseback.edit.rome import rome as rome
+from caseback.edit.saved_mend import load_mend as load_mend
+from caseback.edit.saved_mend import save_mend as save_mend
 from caseback.edit.scores import scores as scores
 from caseback.edit.scores import summary as summary
 from caseback.edit.sequence import sequential as sequential

@@ -1,6 +1,6 @@
 """Constrained fine-tuning: one MLP output matrix trained on new facts, no entry of it moved by more than a bound.
 
-    minimize mean -log p(new | prompt) over dW,   |dW_ij| <= bound
+    minimize mean -log p(new | prompt) over dW,   |dW_ij| <= bound,   by default a share of W's root mean square
 
 dW is a side term of full rank, I^T dW, so that it is undone, added up and saved like any other edit.
 """
@@ -17,11 +17,15 @@ from caseback.edit.places import expect_editable, write_site
 from caseback.edit.rome import keys_in, listed_facts
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.registry import technique
 from caseback.model.running.affine import SideTerm
 from caseback.model.running.answer_metrics import answer_log_prob
 from caseback.model.running.measure import measured
 from caseback.model.running.model import Model
+
+SHARE = 0.03
+"""The bound, as a share of the root mean square of the matrix's entries."""
 
 
 @technique(
@@ -34,9 +38,9 @@ def fine_tuned(
     facts: Sequence[Fact],
     layer: int,
     *,
-    bound: float = 5e-4,
+    bound: float | None = None,
     steps: int = 25,
-    lr: float = 5e-4,
+    lr: float | None = None,
     check: bool = True,
     progress: bool = False,
 ) -> KnowledgeEdit:
@@ -53,9 +57,11 @@ def fine_tuned(
     layer
         Whose MLP output matrix is trained.
     bound
-        The most that an entry may change by.
+        The most that an entry may change by; by default three hundredths of the root mean square of the
+        matrix's entries, where the reference has a number for each model: 5e-4 for GPT-2 XL. Some models
+        need more.
     steps, lr
-        Of Adam on all facts together.
+        Of Adam on all facts together. The rate is the bound by default, as published.
     check
         Refuse facts that the model does not know or already answers as asked.
     progress
@@ -82,9 +88,13 @@ def fine_tuned(
     >>> model.text(edit.on(model).generate("The capital of Italy is", max_new_tokens=1))[0]
     'The capital of Italy is Oslo'
     """
+    facts, site = listed_facts(facts), write_site(model, layer)
+    if bound is None:
+        weight = weight_matrix(model.anatomy.module_at(site)).detach()
+        bound = SHARE * float(weight.double().square().mean().sqrt())
+    lr = bound if lr is None else lr
     if not (0 < bound < float("inf") and 0 < lr < float("inf") and steps >= 1):
         raise OutOfRange(f"bound={bound}, lr={lr}, steps={steps}: expected numbers above 0")
-    facts, site = listed_facts(facts), write_site(model, layer)
     layer = layer % model.n_layers
     if check:
         expect_editable(model, facts)
