@@ -78,7 +78,13 @@ class Trainer:
         """A mask of the features that are dead."""
         return self.clock > self.dead_after
 
-    def step(self, x: Tensor, y: Tensor | None = None, objective: Callable[[Losses], Tensor] | None = None) -> Losses:
+    def step(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        objective: Callable[[Losses], Tensor] | None = None,
+        **more: Any,
+    ) -> Losses:
         """One step on a batch of states, and for transcoders what they are to become.
 
         Parameters
@@ -87,6 +93,8 @@ class Trainer:
             States, and what is to be reconstructed.
         objective
             What is minimized in place of the squared error, where it is another.
+        more
+            Which the dictionary's loss takes beside, such as pairs of tokens.
         """
         own, recipe = self.dictionary, self.recipe
         share = self.seen / self.tokens
@@ -96,7 +104,9 @@ class Trainer:
         own.at(share)
         rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
         coefficient = self.coefficient * (0.0 if finishing else rising)
-        losses = own.losses(x, y if own.facts.is_transcoder else None, coefficient=coefficient, dead=self.dead)
+        y = y if own.facts.is_transcoder else None
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.products == "bfloat16"):
+            losses = own.losses(x, y, coefficient=coefficient, dead=self.dead, **more)
         main = losses.error
         if objective is not None:
             main = objective(losses)
