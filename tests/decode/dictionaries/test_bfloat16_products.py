@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from caseback.decode.dictionaries import (
-    Dictionary,
     Recipe,
     architecture_of,
     architectures,
@@ -21,9 +20,13 @@ D, F = 32, 64
 FEWER = [name for name, kind in architectures().items() if kind.fewer_bits]
 
 
+def several(name: str) -> bool:
+    return bool({"n_sources", "n_layers"} & set(architecture_of(name).options))
+
+
 def recipe(name: str, **more: Any) -> Recipe:
     kind = architecture_of(name)
-    sources = {"site": ["a", "b"]} if "n_sources" in kind.options else {"site": "a"}
+    sources = {"site": ["a", "b"] if several(name) else "a"}
     options: dict[str, Any] = {"options": {"k": 4}} if "k" in kind.options else {"coefficient": 0.1}
     return Recipe(**{"architecture": name, "width": F, **sources, **options, **more})
 
@@ -37,8 +40,7 @@ def trainer(name: str, x: torch.Tensor, **more: Any) -> Trainer:
 
 
 def states(name: str, n: int = 256, seed: int = 0) -> torch.Tensor:
-    several = (2,) if "n_sources" in architecture_of(name).options else ()
-    return torch.randn(n, *several, D, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, *([2] if several(name) else []), D, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("sparse", [True, False])
@@ -46,14 +48,13 @@ def states(name: str, n: int = 256, seed: int = 0) -> torch.Tensor:
 def test_products_are_rounded_and_all_that_stays_is_not(monkeypatch, name, sparse):
     """The gradient is that of float32 but for rounding, through sums over bags and through whole matrices."""
     monkeypatch.setattr(dictionary, "DENSE_ABOVE", 2.0 if sparse else -1.0)
-    x, read, grads, seen = states(name), Dictionary.read, [], []
-    if not architecture_of(name).__dict__.get("read"):
-        monkeypatch.setattr(Dictionary, "read", lambda self, x: seen.append(read(self, x).dtype) or read(self, x))
+    x, grads = states(name), []
     for products in ("float32", "bfloat16"):
-        own = trainer(name, x, products=products)
-        seen.clear()
+        own, seen = trainer(name, x, products=products), []
+        read: Any = own.dictionary.read
+        own.dictionary.read = lambda x, read=read, seen=seen: seen.append(read(x).dtype) or read(x)
         losses = own.step(x)
-        assert set(seen) <= {getattr(torch, products)} and seen
+        assert set(seen) == {getattr(torch, products)}
         assert all(value.dtype == torch.float32 for value in (losses.total, losses.error, losses.errors))
         for value in own.dictionary.parameters():
             kept = [value.grad, *own.optimizer.state[value].values()]
