@@ -129,20 +129,17 @@ def found(kind: str, seed: int, *, shuffled: bool = False, **more: Any) -> float
     return recovered(one.dictionary, planted)
 
 
-class Slow:
+class Slow(Planted):
     """Texts whose states have features of two kinds, as often active and as large: slow ones, which stay, and fast ones.
 
     48 random directions in 48 dimensions: one of the first 16 is active all along a text of 32 tokens, but for a change
     at each token with a chance of a sixteenth; two of the other 32 are active at each token, drawn anew.
     """
 
-    slow, fast, d, length = 16, 32, 48, 32
+    slow, fast, length = 16, 32, 32
 
     def __init__(self, seed: int = 0):
-        self.draw = torch.Generator().manual_seed(seed)
-        rows = torch.randn(self.slow + self.fast, self.d, generator=self.draw)
-        self.rows = rows / rows.norm(dim=1, keepdim=True)
-        self.signed = False
+        super().__init__(48, self.slow + self.fast, seed=seed)
 
     def texts(self, n: int) -> Tensor:
         """States of n texts, (text, token, d)."""

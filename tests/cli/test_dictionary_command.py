@@ -93,10 +93,8 @@ def test_switch_and_group_dictionaries_are_trained(capsys, corpus, tmp_path):
 def test_temporal_dictionaries_are_trained_with_products_in_bfloat16(capsys, corpus, tmp_path):
     options = ["--architecture", "temporal", "--site", "resid_post:1", "--width", "60", "--k", "4"]
     asked = ["train", str(corpus), *options, "--tokens", "600", "--step-tokens", "100"]
-    (one,) = json.loads(
-        answered(capsys, *asked, "--products", "bfloat16", "--store", str(tmp_path / "a"), "--json")
-    )["dictionaries"]
-    (whole,) = json.loads(answered(capsys, *asked, "--store", str(tmp_path / "b"), "--json"))["dictionaries"]
+    runs = [["--products", "bfloat16", "--store", str(tmp_path / "a")], ["--store", str(tmp_path / "b")]]
+    one, whole = (json.loads(answered(capsys, *asked, *more, "--json"))["dictionaries"][0] for more in runs)
     assert load(tmp_path / "a" / one["file"]).own_options()["prefixes"] == [12, 60]
     assert one["curve"]["auxiliary"][0] > 0 and one["curve"]["error"] != whole["curve"]["error"]
     assert "needs the token before each" in refused(

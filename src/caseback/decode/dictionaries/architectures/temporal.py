@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 
 from caseback.decode.dictionaries.architectures.matryoshka import Matryoshka
 from caseback.decode.dictionaries.dictionary import Losses
@@ -103,8 +103,8 @@ class Temporal(Matryoshka):
         own, other = pattern.only(first), pattern.only(~first)
         columns = values.new_zeros(self.n_high, n).index_put((other.feature, other.token - n), values[~first])
         cosines = sparse_decode(values[first], columns, Pattern(own.token, own.feature, n, self.n_high))
-        logits, same = cosines / self.temperature, torch.arange(n, device=x.device)
-        return (cross_entropy(logits, same) + cross_entropy(logits.T, same)) / 2
+        logits = cosines / self.temperature
+        return ((logits.logsumexp(0) + logits.logsumexp(1)) / 2 - logits.diagonal()).mean()
 
     def _directions(self, x: Tensor) -> tuple[Float[Tensor, " entry"], Pattern]:
         """High-level codes of states, each state's of norm 1, where they are not 0."""

@@ -165,8 +165,7 @@ def train_dictionaries(
                 last = before + rows.stop - rows.start >= n_tokens
                 for name, trainer in trainers.items():
                     x, y = _of(pool, trainer.recipe, rows)
-                    more = {"pairs": _pairs(pool, trainer.recipe, rows)} if trainer.dictionary.paired else {}
-                    losses = trainer.step(x, y, **more)
+                    losses = trainer.step(x, y, pairs=_pairs(pool, trainer, rows))
                     if trainer.resamples:
                         trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
@@ -261,11 +260,13 @@ def _of(pool: Mapping[str, Tensor], recipe: Recipe, rows: slice = slice(None)) -
     return x, x if recipe.targets == recipe.sites else at(recipe.targets)
 
 
-def _pairs(pool: Mapping[str, Tensor], recipe: Recipe, rows: slice) -> Pairs:
-    """Which of some of a pool's tokens have one before them, and its state."""
+def _pairs(pool: Mapping[str, Tensor], trainer: Trainer, rows: slice) -> Pairs | None:
+    """Which of some of a pool's tokens have one before them, and its state; None where a dictionary takes none."""
+    if not trainer.dictionary.paired:
+        return None
     before = pool[BEFORE][rows]
     token = (before >= 0).nonzero()[:, 0]
-    return Pairs(token, _wide(pool[recipe.sites[0]][before[token]]))
+    return Pairs(token, _wide(pool[trainer.recipe.sites[0]][before[token]]))
 
 
 def _wide(x: Tensor) -> Tensor:
