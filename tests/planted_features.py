@@ -127,3 +127,54 @@ def found(kind: str, seed: int, *, shuffled: bool = False, **more: Any) -> float
     how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
     (one,) = train_dictionaries(None, states, recipe_of(kind, seed, **more), **how)
     return recovered(one.dictionary, planted)
+
+
+class Slow(Planted):
+    """Texts whose states have features of two kinds, as often active and as large: slow ones, which stay, and fast ones.
+
+    48 random directions in 48 dimensions: one of the first 16 is active all along a text of 32 tokens, but for a change
+    at each token with a chance of a sixteenth; two of the other 32 are active at each token, drawn anew.
+    """
+
+    slow, fast, length = 16, 32, 32
+
+    def __init__(self, seed: int = 0):
+        super().__init__(48, self.slow + self.fast, seed=seed)
+
+    def texts(self, n: int) -> Tensor:
+        """States of n texts, (text, token, d)."""
+        shape = (n, self.length)
+        change = torch.rand(shape, generator=self.draw) < 1 / 16
+        change[:, 0] = True
+        since = torch.where(change, torch.arange(self.length), 0).cummax(1).values
+        topic = torch.randint(self.slow, shape, generator=self.draw).gather(1, since)
+        two = torch.rand((*shape, self.fast), generator=self.draw).topk(2).indices + self.slow
+        on = torch.zeros(*shape, len(self.rows)).scatter(2, torch.cat([topic[..., None], two], 2), 1.0)
+        return (on * (0.5 + torch.rand(on.shape, generator=self.draw))) @ self.rows
+
+    def states(self, n: int) -> Tensor:
+        return self.texts(n // self.length).flatten(0, 1)
+
+    def in_any_order(self, n: int) -> Tensor:
+        """The same states, with tokens of all texts in a drawn order: nothing stays."""
+        texts = self.texts(n)
+        return texts.flatten(0, 1)[torch.randperm(n * self.length, generator=self.draw)].view_as(texts)
+
+    def high(self, one: Any) -> tuple[float, float]:
+        """The shares of slow and of fast features whose row, matched one to one, is high-level."""
+        rows = one.W_dec.detach() / one.W_dec.detach().norm(dim=1, keepdim=True).clamp_min(1e-12)
+        planted, row = linear_sum_assignment((self.rows @ rows.T).numpy(), maximize=True)
+        high = torch.from_numpy(row < one.prefixes[0]).double()[torch.from_numpy(planted).argsort()]
+        return float(high[: self.slow].mean()), float(high[self.slow :].mean())
+
+
+def trained_on_texts(planted: Slow, seed: int, *, in_any_order: bool = False, **more: Any) -> Dictionary:
+    """A temporal dictionary of as many features, after a million tokens of 6,250 texts."""
+    options = {"k": 3, "prefixes": [planted.slow, len(planted.rows)], **more.pop("options", {})}
+    recipe = Recipe(
+        **{"site": "resid_post.0", "architecture": "temporal", "width": len(planted.rows), "options": options},
+        **{"seed": seed + 10, "resample_every": None, **QUICK, **more},
+    )
+    states = (planted.in_any_order if in_any_order else planted.texts)(6_250)
+    how: Any = {"n_tokens": 1_000_000, "step_tokens": 512, "pool_tokens": 2**15, "seed": seed}
+    return train_dictionaries(None, {"resid_post.0": states}, recipe, **how)[0].dictionary

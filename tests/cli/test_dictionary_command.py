@@ -90,6 +90,22 @@ def test_switch_and_group_dictionaries_are_trained(capsys, corpus, tmp_path):
     assert "k is 3: expected a multiple of 2" in refused(capsys, *odd)
 
 
+def test_temporal_dictionaries_are_trained_with_products_in_bfloat16(capsys, corpus, tmp_path):
+    options = ["--architecture", "temporal", "--site", "resid_post:1", "--width", "60", "--k", "4"]
+    asked = ["train", str(corpus), *options, "--tokens", "600", "--step-tokens", "100"]
+    runs = [["--products", "bfloat16", "--store", str(tmp_path / "a")], ["--store", str(tmp_path / "b")]]
+    one, whole = (json.loads(answered(capsys, *asked, *more, "--json"))["dictionaries"][0] for more in runs)
+    assert load(tmp_path / "a" / one["file"]).own_options()["prefixes"] == [12, 60]
+    assert one["curve"]["auxiliary"][0] > 0 and one["curve"]["error"] != whole["curve"]["error"]
+    assert "needs the token before each" in refused(
+        capsys, *asked, "--end-to-end", "0.5", "--store", str(tmp_path / "c")
+    )
+    pursuit = ["matching_pursuit" if word == "temporal" else word for word in asked]
+    assert "products in float32 alone" in refused(
+        capsys, *pursuit, "--products", "bfloat16", "--store", str(tmp_path / "d")
+    )
+
+
 def test_what_cannot_be_done_is_one_line(capsys, corpus, tmp_path):
     assert "--store FOLDER" in refused(capsys, "train", str(corpus))
     assert "no architecture is called 'tokp'" in refused(

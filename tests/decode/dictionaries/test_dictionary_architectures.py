@@ -27,6 +27,7 @@ from caseback.decode.dictionaries import (
     Standard,
     StandardCrosscoder,
     Switch,
+    Temporal,
     TopK,
     TopKCrosscoder,
     architectures,
@@ -48,6 +49,7 @@ ALL: list[tuple[type[Dictionary], dict[str, Any]]] = [
     (Gated, {}),
     (Gated, {"frozen": False}),
     (Matryoshka, {"k": 2.5, "prefixes": [4, 15, 42], "weights": [1.0, 0.5, 2.0]}),
+    (Temporal, {"k": 2.5, "prefixes": [15, 42]}),
     (PAnnealing, {}),
     (AbsTopK, {"k": 3}),
     (GroupTopK, {"k": 6, "group_size": 3}),
@@ -123,7 +125,7 @@ def test_the_loss_is_that_of_the_reconstruction_and_sparse_codes_are_the_dense_o
     codes = one.codes(x)
     torch.testing.assert_close(codes.to_dense(), one.encode(x).detach(), rtol=0, atol=1e-12)
     torch.testing.assert_close(one.decode(codes), one(x), rtol=0, atol=1e-12)
-    if kind not in (BatchTopK, BatchTopKCrosscoder, CrossLayerBatchTopK, Matryoshka, Gated):
+    if kind not in (BatchTopK, BatchTopKCrosscoder, CrossLayerBatchTopK, Matryoshka, Temporal, Gated):
         error = ((x if y is None else y) - one(x)).flatten(1).square().sum(-1).mean()
         torch.testing.assert_close(losses.error, error, rtol=0, atol=1e-11)
         assert losses.fired.tolist() == (codes.to_dense() != 0).sum(0).tolist()

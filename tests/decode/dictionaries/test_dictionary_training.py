@@ -126,11 +126,11 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatc
     monkeypatch.setattr("caseback.decode.dictionaries.training.train.SAVE_EVERY", 0.0)
     step, steps = Trainer.step, []
 
-    def interrupted(self, x, y=None):
+    def interrupted(self, *given, **more):
         steps.append(1)
         if len(steps) == 3 * stop:
             raise KeyboardInterrupt
-        return step(self, x, y)
+        return step(self, *given, **more)
 
     path = tmp_path / "training"
     monkeypatch.setattr(Trainer, "step", interrupted)
@@ -237,8 +237,8 @@ def test_a_loss_that_is_not_finite_stops_and_says_where_it_began(tmp_path, monke
     monkeypatch.setattr("caseback.decode.dictionaries.training.train.SAVE_EVERY", 0.0)
     step = Trainer.step
 
-    def broken(self, states, y=None):
-        return step(self, states * (float("nan") if self.moved == 17 else 1.0), y)
+    def broken(self, states, *given, **more):
+        return step(self, states * (float("nan") if self.moved == 17 else 1.0), *given, **more)
 
     monkeypatch.setattr(Trainer, "step", broken)
     options: Any = {"n_tokens": 4000, "step_tokens": 100, "pool_tokens": 1000, "report_every": 10}

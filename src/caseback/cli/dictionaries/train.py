@@ -54,6 +54,10 @@ def train(
         Literal["nothing", "later", "error"] | None,
         Option(help="What is minimized beside KL there: by default nothing, and the error in a fine-tune."),
     ] = None,
+    products: Annotated[
+        Literal["float32", "bfloat16"],
+        Option(help="What dense products are computed in; weights and what Adam knows stay float32."),
+    ] = "float32",
     lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None,
     stored: Stored = Stored().worded(
         max_length="Tokens of a row at most; by default 128, or the model's context if that is less.",
@@ -91,7 +95,9 @@ def train(
                     label = f"{site}-{name}-{own if with_k else format(more['l0'], 'g')}"
                     to = None if target is None else _sources(target.replace(":", "."))
                     more |= {"site": _sources(site), "target": to, "architecture": name, "width": width}
-                    recipes.append(Recipe(name=label, expansion=expansion, lr=lr, seed=seed.seed, **more))
+                    recipes.append(
+                        Recipe(name=label, expansion=expansion, products=products, lr=lr, seed=seed.seed, **more)
+                    )
         folder = make_folder(stored.store, "the dictionaries")
         model = model_of(of)
         shown = [0.0]

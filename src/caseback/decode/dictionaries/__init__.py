@@ -29,6 +29,7 @@ from caseback.decode.dictionaries.architectures.matryoshka import Matryoshka
 from caseback.decode.dictionaries.architectures.p_annealing import PAnnealing
 from caseback.decode.dictionaries.architectures.standard import Standard
 from caseback.decode.dictionaries.architectures.switch import Switch
+from caseback.decode.dictionaries.architectures.temporal import Temporal
 from caseback.decode.dictionaries.architectures.topk import TopK
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.explanations.explain import explain_features
@@ -93,6 +94,7 @@ __all__ = [
     "Recipe",
     "Standard",
     "Switch",
+    "Temporal",
     "TopK",
     "Trained",
     "architecture",

@@ -84,6 +84,8 @@ class Dictionary(Displayed, nn.Module):
     architecture: ClassVar[str] = ""
     signed: ClassVar[bool] = False  # whether codes may be negative
     unit_rows: ClassVar[bool] = False  # whether its penalty needs rows of W_dec whose norm is 1
+    fewer_bits: ClassVar[bool] = True  # whether the products of its step may be in bfloat16
+    paired: ClassVar[bool] = False  # whether its loss takes pairs of tokens, each with the one before it
     reborn: ClassVar[float] = 1.0  # how long a resampled feature's row of W_enc is, in mean lengths
     of_all: ClassVar[tuple[str, ...]] = ("b_dec", "W_skip")  # parameters that are no feature's
     options: ClassVar[tuple[str, ...]] = ()  # the names of its constructor's further arguments, kept in files
@@ -336,7 +338,7 @@ class Dictionary(Displayed, nn.Module):
         if self.W_skip is not None:
             wanted = wanted - (x @ self.W_skip) * self.out_scale
         read = self._centered(inner)
-        scores = self.read(read)
+        scores = self.read(read).to(read.dtype)  # products may be in fewer bits
         with torch.no_grad():
             selected = self.select(scores)
         pattern = None

@@ -203,7 +203,7 @@ class CrossLayerTranscoder(SeveralSources):
         if dead is None or not coefficient or not (some := dead.nonzero()[:, 0]).numel():
             return error.new_zeros(())
         with torch.no_grad():
-            scores = self.read(x)
+            scores = self.read(x).to(x.dtype)
             best = scores[:, some].topk(min(max(1, self.k_aux), len(some)), dim=-1).indices
             pattern = pattern_of_rows(some[best], self.n_features)
         codes = self.read_entries(x, scores, pattern).relu()

@@ -43,6 +43,7 @@ class MatchingPursuit(Dictionary):
     """
 
     options = ("k", "enough", "repeat")
+    fewer_bits = False  # what is left after a step is matched again
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ the auxiliary loss weighs as much as it does elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,8 @@ class Matryoshka(BatchTopK):
     """
 
     options = ("prefixes", "weights", *BatchTopK.options)
+    shares: ClassVar[tuple[float, ...]] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the features, in prefixes by default
+    weighed: ClassVar[tuple[float, ...]] = ()  # their weights by default; equal ones where none are named
 
     def __init__(
         self,
@@ -52,14 +54,18 @@ class Matryoshka(BatchTopK):
     ):
         super().__init__(*sizes, k=k, **options)
         width = self.n_features
-        chosen = list(prefixes) if prefixes is not None else sorted({max(1, width // 2**i) for i in range(5)})
+        chosen = (
+            list(prefixes) if prefixes is not None else sorted({max(1, int(width * share)) for share in self.shares})
+        )
         rising = all(a < b for a, b in zip([0, *chosen], chosen, strict=False))
         if not chosen or chosen[-1] != width or not rising:
             raise OutOfRange(f"prefixes {chosen}: expected rising numbers from 1, the last {width}, all features")
-        shares = list(weights) if weights is not None else [1 / len(chosen)] * len(chosen)
-        if len(shares) != len(chosen) or not all(weight >= 0 for weight in shares) or not sum(shares) > 0:
-            raise OutOfRange(f"weights {shares}: expected {len(chosen)}, one a prefix, from 0 and not all 0")
-        self.prefixes, self.weights = chosen, shares
+        if weights is None:
+            weights = self.weighed if len(self.weighed) == len(chosen) else [1 / len(chosen)] * len(chosen)
+        weights = list(weights)
+        if len(weights) != len(chosen) or not all(weight >= 0 for weight in weights) or not sum(weights) > 0:
+            raise OutOfRange(f"weights {weights}: expected {len(chosen)}, one a prefix, from 0 and not all 0")
+        self.prefixes, self.weights = chosen, weights
         group = torch.bucketize(torch.arange(width), torch.tensor(chosen), right=True)
         self.register_buffer("group", group, persistent=False)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.measures.replacement import Batch, Splice, flat, put, splice_of
+from caseback.decode.dictionaries.registry import architecture_of
 from caseback.decode.dictionaries.training.curves import (
     COLUMNS,
     Trained,
@@ -149,6 +150,8 @@ def train_end_to_end(
     expect_recipes(chosen, n_tokens, step_tokens, step_tokens, report_every)
     if several := [recipe.label for recipe in chosen if not isinstance(recipe.site, str)]:
         raise ArgumentError(f"{several[0]!r} has several sources: end to end a dictionary reads one site")
+    if paired := [recipe.label for recipe in chosen if architecture_of(recipe.architecture).paired]:
+        raise ArgumentError(f"{paired[0]!r} needs the token before each: it is trained on states, not end to end")
     if beside_weight < 0:
         raise OutOfRange(f"beside_weight is {beside_weight}: expected 0 or more")
     if start is not None and len(start) != len(chosen):

@@ -7,6 +7,8 @@ Neighbors in a text are alike; a pool holds some thousand rows from all over the
 the pools before it, so a training that goes on reads the pool that it stopped at once more, and sees the same batches.
 Left out are what stands in front of a row, and states whose norm is many times the median: the few sinks of a corpus
 would be most of its squared error.
+
+All of a row's tokens are in one pool, so the token before each is known by its place there (``BEFORE``), where asked.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caseback.errors import CasebackError, OutOfRange, TokensError
+from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.sites import as_site
 from caseback.model.running.model import Model
@@ -28,6 +30,9 @@ from caseback.stream.one_pass import places
 from caseback.stream.packing import Block, Row
 from caseback.stream.rows_on_disk import read_block
 from caseback.stream.store import Store
+
+BEFORE = "the token before"
+"""By this name a pool has, where asked, the place in it of the token before each in its row, or -1 where none is."""
 
 SINK = 10.0
 """States beyond so many times the pool's median norm are left out, unless another number is given."""
@@ -66,12 +71,22 @@ class ModelPools:
         Same seed, same result.
     sink
         States beyond so many times the median norm are left out; None keeps all.
+    paired
+        Whether pools have ``BEFORE``.
     """
 
     def __init__(
-        self, model: Model, rows: Iterable[Row], sites: Sequence[str], tokens: int, seed: int, sink: float | None = SINK
+        self,
+        model: Model,
+        rows: Iterable[Row],
+        sites: Sequence[str],
+        tokens: int,
+        seed: int,
+        sink: float | None = SINK,
+        *,
+        paired: bool = False,
     ):
-        self.model, self.tokens, self.seed, self.sink = model, tokens, seed, sink
+        self.model, self.tokens, self.seed, self.sink, self.paired = model, tokens, seed, sink, paired
         self.sites = [as_site(site) for site in dict.fromkeys(sites)]
         for site in self.sites:
             model.anatomy.sites(site)
@@ -87,6 +102,7 @@ class ModelPools:
         """See ``Pools``."""
         block = self.block(number)
         states: dict[str, list[Tensor]] = {str(site): [] for site in self.sites}
+        begins: list[Tensor] = []
         batch_tokens = limit("stream_tokens", self.model.device)
         for tokens, rows in block.batches(batch_tokens):
             own = tokens.to(self.model.device)
@@ -94,8 +110,10 @@ class ModelPools:
             keep = own.mask & (own.mask.cumsum(1) > block.front[rows].to(own.mask.device)[:, None])
             for site in self.sites:
                 states[str(site)].append(run[site.key][keep].flatten(1))
+            if self.paired:
+                begins.append((keep & (keep.cumsum(1) == 1))[keep])
         joined = {name: torch.cat(parts) for name, parts in states.items()}
-        return _mixed(joined, self.sink, [self.seed, number])
+        return _mixed(joined, self.sink, [self.seed, number], torch.cat(begins).cpu() if begins else None)
 
     def block(self, number: int) -> Block:
         """The rows of a pool: those between two multiples of its size, in the drawn order of their epoch."""
@@ -135,10 +153,14 @@ class StoredPools:
         Same seed, same result.
     sink
         States beyond so many times the median norm are left out; None keeps all.
+    paired
+        Whether pools have ``BEFORE``.
     """
 
-    def __init__(self, stores: dict[str, Store], tokens: int, seed: int, sink: float | None = SINK):
-        self.stores, self.seed, self.sink = stores, seed, sink
+    def __init__(
+        self, stores: dict[str, Store], tokens: int, seed: int, sink: float | None = SINK, *, paired: bool = False
+    ):
+        self.stores, self.seed, self.sink, self.paired = stores, seed, sink, paired
         first = next(iter(stores.values()))
         for name, store in stores.items():
             if store.n_tokens != first.n_tokens or store.n_shards != first.n_shards:
@@ -152,10 +174,15 @@ class StoredPools:
         n = next(iter(self.stores.values())).n_shards
         shards = _taken(n, number * self.at_once, self.at_once, self.seed).tolist()
         parts: dict[str, list[Tensor]] = {name: [] for name in self.stores}
+        begins: list[Tensor] = []
         for shard in shards:
             for name, store in self.stores.items():
                 parts[name].append(store.shard(shard)[_behind_front(store, shard)].flatten(1))
-        return _mixed({name: torch.cat(own) for name, own in parts.items()}, self.sink, [self.seed, number])
+            if self.paired:
+                store = next(iter(self.stores.values()))
+                begins.append(_begins(store.shard(shard, name="row")[_behind_front(store, shard)]))
+        joined = {name: torch.cat(own) for name, own in parts.items()}
+        return _mixed(joined, self.sink, [self.seed, number], torch.cat(begins) if begins else None)
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
@@ -168,37 +195,53 @@ class StoredPools:
 
 
 class GivenPools:
-    """Pools of states at hand, (token, d) by site: planted ones, or another program's.
+    """Pools of states at hand: planted ones, or another program's.
 
     Parameters
     ----------
     states
-        By site, the same tokens in each.
+        By site (token, d), the same tokens in each, which are mixed one by one; or (text, token, d), texts of one
+        length, which are taken whole and then mixed.
     tokens
-        Of a pool.
+        Of a pool; of texts, about.
     seed
         Same seed, same result.
+    paired
+        Whether pools have ``BEFORE``, for which states have to be of texts.
     """
 
-    def __init__(self, states: dict[str, Tensor], tokens: int, seed: int):
-        sizes = {name: len(x) for name, x in states.items()}
-        if len(set(sizes.values())) != 1 or not all(x.ndim == 2 and len(x) for x in states.values()):
-            shapes = {name: tuple(x.shape) for name, x in states.items()}
-            raise TokensError(f"states of the shapes {shapes}: expected (token, d), as many tokens at each site")
+    def __init__(self, states: dict[str, Tensor], tokens: int, seed: int, *, paired: bool = False):
+        shapes = {name: tuple(x.shape) for name, x in states.items()}
+        if len({shape[:-1] for shape in shapes.values()}) != 1 or not all(
+            x.ndim in (2, 3) and x.numel() for x in states.values()
+        ):
+            raise TokensError(
+                f"states of the shapes {shapes}: expected (token, d), as many tokens at each site, or (text, token, d)"
+            )
         for name, x in states.items():
             if not bool(x.isfinite().all()):
                 raise TokensError(f"states of {name} hold NaN or infinite numbers")
-        self.states, self.tokens, self.seed = states, tokens, seed
+        first = next(iter(states.values()))
+        if paired and first.ndim == 2:
+            raise ArgumentError(
+                "states (token, d) do not say which token was before which: give them by text, (text, token, d)"
+            )
+        self.states, self.tokens, self.seed, self.paired = states, tokens, seed, paired
+        self.length = first.shape[1] if first.ndim == 3 else 1
 
     def pool(self, number: int) -> dict[str, Tensor]:
         """See ``Pools``."""
-        n = len(next(iter(self.states.values())))
-        chosen = torch.from_numpy(_taken(n, number * self.tokens, self.tokens, self.seed))
-        return {name: x[chosen] for name, x in self.states.items()}
+        n, count = len(next(iter(self.states.values()))), max(1, round(self.tokens / self.length))
+        chosen = torch.from_numpy(_taken(n, number * count, count, self.seed))
+        own = {name: x[chosen] for name, x in self.states.items()}
+        if next(iter(own.values())).ndim == 2:
+            return own
+        begins = _begins(torch.arange(count).repeat_interleave(self.length)) if self.paired else None
+        return _mixed({name: x.flatten(0, 1) for name, x in own.items()}, None, [self.seed, number], begins)
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
-        return {name: x.shape[1] for name, x in self.states.items()}
+        return {name: x.shape[-1] for name, x in self.states.items()}
 
     def depends_on(self) -> dict[str, Any]:
         """See ``Pools``."""
@@ -231,8 +274,15 @@ def _rows(block: Block, rows: Sequence[int]) -> Block:
     return Block(ids=block.ids[place], **parts)
 
 
-def _mixed(states: dict[str, Tensor], sink: float | None, seed: list[int]) -> dict[str, Tensor]:
-    """In a drawn order, without the sinks of any site."""
+def _begins(row: Tensor) -> Tensor:
+    """Which tokens are the first of their row, of tokens with the rows' numbers."""
+    return torch.cat([torch.ones(1, dtype=torch.bool), row[1:] != row[:-1]])
+
+
+def _mixed(
+    states: dict[str, Tensor], sink: float | None, seed: list[int], begins: Tensor | None = None
+) -> dict[str, Tensor]:
+    """In a drawn order, without the sinks of any site; with ``BEFORE`` where it is known which tokens begin a row."""
     n = len(next(iter(states.values())))
     some = torch.ones(n, dtype=torch.bool)
     for x in states.values():
@@ -243,4 +293,9 @@ def _mixed(states: dict[str, Tensor], sink: float | None, seed: list[int]) -> di
         raise TokensError(f"none of {n} states of {', '.join(states)} can be trained on: NaN or infinite numbers")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
     order = order[some[order]]
-    return {name: x[order.to(x.device)] for name, x in states.items()}
+    mixed = {name: x[order.to(x.device)] for name, x in states.items()}
+    if begins is not None:
+        place = torch.full((n + 1,), -1)  # in the pool; the last entry is nobody's, and that of places -1
+        place[order] = torch.arange(len(order))
+        mixed[BEFORE] = place[torch.where(begins, n, torch.arange(n) - 1)[order]]
+    return mixed

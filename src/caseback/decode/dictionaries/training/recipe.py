@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.facts import Facts, Normalization
@@ -71,6 +71,9 @@ class Recipe:
         penalty shrank grow back (Wright & Sharkey 2024).
     skip
         Whether a linear map of the input is learned beside (skip transcoders).
+    products
+        What a step's dense products are computed in. With ``"bfloat16"`` weights, sums over active features, losses and
+        what Adam knows stay float32.
     seed
         Of the start.
     name
@@ -99,11 +102,14 @@ class Recipe:
     resample_every: int | None = 0
     finish: float = 0.0
     skip: bool = False
+    products: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     name: str = ""
 
     def __post_init__(self) -> None:
-        architecture_of(self.architecture)
+        kind = architecture_of(self.architecture)
+        if self.products != "float32" and not kind.fewer_bits:
+            raise ArgumentError(f"{self.architecture} is trained with products in float32 alone: leave out products")
         for name in ("warmup", "decay", "finish"):
             if not 0 <= getattr(self, name) < 1:
                 raise OutOfRange(f"{name} is {getattr(self, name)}: expected a share of the training, from 0 to 1")

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.temporal import Pairs
+from caseback.decode.dictionaries.registry import architecture_of
 from caseback.decode.dictionaries.training.curves import (
     COLUMNS,
     Trained,
@@ -27,7 +29,7 @@ from caseback.decode.dictionaries.training.curves import (
     training_file,
     write_trainers,
 )
-from caseback.decode.dictionaries.training.pools import SINK, GivenPools, ModelPools, Pools, StoredPools
+from caseback.decode.dictionaries.training.pools import BEFORE, SINK, GivenPools, ModelPools, Pools, StoredPools
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, OutOfRange
@@ -72,7 +74,7 @@ def train_dictionaries(
         The model; its weights are not changed. None where states are given.
     corpus
         Texts, as ``stream.collect`` takes them; or states, by site: stores that ``collect`` wrote, or tensors
-        (token, d).
+        (token, d), or (text, token, d) of texts of one length, which temporal dictionaries need.
     recipes
         What to train, and how.
     n_tokens
@@ -129,7 +131,8 @@ def train_dictionaries(
     chosen = [recipes] if isinstance(recipes, Recipe) else list(recipes)
     expect_recipes(chosen, n_tokens, step_tokens, pool_tokens, report_every)
     sites = [site for recipe in chosen for site in (*recipe.sites, *recipe.targets)]
-    pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink)
+    paired = any(architecture_of(recipe.architecture).paired for recipe in chosen)
+    pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink, paired)
     widths = pools.widths()
     named = "" if model is None else model.name
     device = torch.device("cpu") if model is None else model.device
@@ -162,7 +165,7 @@ def train_dictionaries(
                 last = before + rows.stop - rows.start >= n_tokens
                 for name, trainer in trainers.items():
                     x, y = _of(pool, trainer.recipe, rows)
-                    losses = trainer.step(x, y)
+                    losses = trainer.step(x, y, pairs=_pairs(pool, trainer, rows))
                     if trainer.resamples:
                         trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
                     if trainer.moved % report_every == 0 or last or trainer.moved == 1:
@@ -199,6 +202,7 @@ def _pools(
     length: int | None,
     bos: bool | None,
     sink: float | None,
+    paired: bool,
 ) -> Pools:
     if isinstance(corpus, Mapping):
         if missing := [site for site in dict.fromkeys(sites) if site not in corpus]:
@@ -210,12 +214,12 @@ def _pools(
             if model is not None:
                 for store in own.values():
                     store.expect_model(model)
-            return StoredPools(own, pool_tokens, seed, sink)
-        return GivenPools(own, pool_tokens, seed)
+            return StoredPools(own, pool_tokens, seed, sink, paired=paired)
+        return GivenPools(own, pool_tokens, seed, paired=paired)
     if model is None:
         raise ArgumentError("a corpus of texts needs the model that reads them: give model, or states by site")
     rows = rows_of(model, documents(corpus), length=length, bos=bos)
-    return ModelPools(model, rows, sites, pool_tokens, seed, sink)
+    return ModelPools(model, rows, sites, pool_tokens, seed, sink, paired=paired)
 
 
 def expect_recipes(
@@ -250,11 +254,23 @@ def _of(pool: Mapping[str, Tensor], recipe: Recipe, rows: slice = slice(None)) -
 
     def at(sites: Sequence[str]) -> Tensor:
         parts = [pool[site][rows] for site in sites]
-        x = parts[0] if isinstance(recipe.site, str) else torch.stack(parts, 1)
-        return x.to(torch.promote_types(x.dtype, torch.float32))
+        return _wide(parts[0] if isinstance(recipe.site, str) else torch.stack(parts, 1))
 
     x = at(recipe.sites)
     return x, x if recipe.targets == recipe.sites else at(recipe.targets)
+
+
+def _pairs(pool: Mapping[str, Tensor], trainer: Trainer, rows: slice) -> Pairs | None:
+    """Which of some of a pool's tokens have one before them, and its state; None where a dictionary takes none."""
+    if not trainer.dictionary.paired:
+        return None
+    before = pool[BEFORE][rows]
+    token = (before >= 0).nonzero()[:, 0]
+    return Pairs(token, _wide(pool[trainer.recipe.sites[0]][before[token]]))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _width(widths: Mapping[str, int], sites: Sequence[str]) -> int:

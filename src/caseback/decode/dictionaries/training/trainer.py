@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from caseback.decode.dictionaries.architectures.jump_relu import JumpReLU
+from caseback.decode.dictionaries.architectures.temporal import Pairs
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.errors import ArgumentError
@@ -78,7 +79,13 @@ class Trainer:
         """A mask of the features that are dead."""
         return self.clock > self.dead_after
 
-    def step(self, x: Tensor, y: Tensor | None = None, objective: Callable[[Losses], Tensor] | None = None) -> Losses:
+    def step(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        objective: Callable[[Losses], Tensor] | None = None,
+        pairs: Pairs | None = None,
+    ) -> Losses:
         """One step on a batch of states, and for transcoders what they are to become.
 
         Parameters
@@ -87,6 +94,8 @@ class Trainer:
             States, and what is to be reconstructed.
         objective
             What is minimized in place of the squared error, where it is another.
+        pairs
+            Which tokens have one before them, for dictionaries whose loss takes that.
         """
         own, recipe = self.dictionary, self.recipe
         share = self.seen / self.tokens
@@ -96,7 +105,10 @@ class Trainer:
         own.at(share)
         rising = min(1.0, share / recipe.warmup) if recipe.warmup else 1.0
         coefficient = self.coefficient * (0.0 if finishing else rising)
-        losses = own.losses(x, y if own.facts.is_transcoder else None, coefficient=coefficient, dead=self.dead)
+        y = y if own.facts.is_transcoder else None
+        more = {} if pairs is None else {"pairs": pairs}
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.products == "bfloat16"):
+            losses = own.losses(x, y, coefficient=coefficient, dead=self.dead, **more)
         main = losses.error
         if objective is not None:
             main = objective(losses)
