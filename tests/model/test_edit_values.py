@@ -124,7 +124,10 @@ def test_a_value_at_the_maps_has_heads_before_queries(model):
         (cb.Apply("z", lambda x: None, layer=1), "the function returned NoneType"),
         (cb.Project("resid_post", torch.ones(2, 7), layer=1), "a basis of vectors of size 7 at a site of size 32"),
         (cb.Project("resid_post", torch.ones(2, 3, D), layer=1), r"a basis of shape \(2, 3, 32\): expected vectors"),
-        (cb.Project("resid_post", torch.full((2100, D), torch.nan), layer=1), "a basis of vectors that are not all finite"),
+        (
+            cb.Project("resid_post", torch.full((2100, D), torch.nan), layer=1),
+            "a basis of vectors that are not all finite",
+        ),
         (cb.Noise("resid_post", torch.ones(5), layer=1), r"a value of shape \(5,\) where \[32\] is addressed"),
         (cb.Mean("pattern", layer=1), "a mean over positions is not defined at 'pattern': give Replace a value"),
         (cb.Zero("z", head=4), "head 4 is out of range at 'z': there are 4, 0 to 3"),

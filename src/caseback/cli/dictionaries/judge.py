@@ -54,13 +54,13 @@ def judge(
         one = load(dictionary, model=model, force=force.force)
         how = {"length": length.max_length, "seed": sample.seed, "progress": True}
         given = explanations if noted.notes is None else Notes.load(noted.notes)
-        said, texts = explanations_to_judge(model, one, corpus, given, features=some.chosen, count=sample.count, **how)
+        words, texts = explanations_to_judge(model, one, corpus, given, features=some.chosen, count=sample.count, **how)
         asked = model if by is None else model_of(OfModel(model=by))
         judged = judge_explanations(
             model,
             one,
             texts,
-            said,
+            words,
             local_judge(asked),
             n=windows,
             window=window_tokens,

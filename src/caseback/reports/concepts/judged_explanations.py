@@ -118,21 +118,21 @@ def explanations_to_judge(
         how: dict[str, Any] = {"least_windows": 2, "controls": False, "length": length, "progress": progress}
         table = explain_features(model, dictionary, texts[::2], seed=seed, **how)
         judged = np.isfinite(table["detection"].values)
-        said = {int(i): str(table["explanation"].values[i]) for i in np.flatnonzero(judged)}
+        words = {int(i): str(table["explanation"].values[i]) for i in np.flatnonzero(judged)}
         texts = texts[1::2]
     else:
-        said = _said(model, dictionary, given)
+        words = _words_of(model, dictionary, given)
     if features is not None:
-        if silent := [i for i in features if i not in said]:
-            raise CasebackError(f"nothing is said of feature {silent[0]}: expected some of {sorted(said)[:20]}")
-        return {i: said[i] for i in features}, texts
-    if not said:
+        if silent := [i for i in features if i not in words]:
+            raise CasebackError(f"nothing is said of feature {silent[0]}: expected some of {sorted(words)[:20]}")
+        return {i: words[i] for i in features}, texts
+    if not words:
         raise CasebackError("nothing is said of any feature: expected notes or explanations of some, or more text")
-    drawn = np.random.default_rng(seed).permutation(sorted(said))[:count]
-    return {i: said[i] for i in sorted(drawn.tolist())}, texts
+    drawn = np.random.default_rng(seed).permutation(sorted(words))[:count]
+    return {i: words[i] for i in sorted(drawn.tolist())}, texts
 
 
-def _said(model: Model, dictionary: Dictionary, given: Notes | Path) -> dict[int, str]:
+def _words_of(model: Model, dictionary: Dictionary, given: Notes | Path) -> dict[int, str]:
     """What notes or a file say; of several about one feature all."""
     if isinstance(given, Notes):
         given.expect(model, dictionary_digest(dictionary))
@@ -142,10 +142,10 @@ def _said(model: Model, dictionary: Dictionary, given: Notes | Path) -> dict[int
         explained = explanations_of_notes(given, site.layer or 0, site.name)
     else:
         explained = read_explanations(given)
-    said: dict[int, str] = {}
+    words: dict[int, str] = {}
     for one in explained:
-        said[one.index] = "; ".join(filter(None, (said.get(one.index), one.description.strip())))
-    return said
+        words[one.index] = "; ".join(filter(None, (words.get(one.index), one.description.strip())))
+    return words
 
 
 @checked

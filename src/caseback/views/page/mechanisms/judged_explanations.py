@@ -58,7 +58,7 @@ def _body(document: Mapping[str, Any]) -> str:
         ),
         rows_table(
             ["feature", "said to fire at", "windows", *(head for name in document["means"] for head in _heads(name))],
-            [(str(row["feature"]), [*_said(row), *_cells(row, document)]) for row in document["features"]],
+            [(str(row["feature"]), [*_saying(row), *_cells(row, document)]) for row in document["features"]],
             faint=[not any(row[name]["above"] for name in document["means"]) for row in document["features"]],
         ),
     )
@@ -68,9 +68,9 @@ def _heads(name: str) -> tuple[str, str, str, str]:
     return name, "", "another's words", "chance"
 
 
-def _said(row: Mapping[str, Any]) -> list[str]:
-    said = visible(row["explanation"]).replace("␣", " ")  # conditions show their spaces in quotes
-    return [cell(said, more="class='words long'"), cell(str(row["windows"]))]
+def _saying(row: Mapping[str, Any]) -> list[str]:
+    words = visible(row["explanation"]).replace("␣", " ")  # conditions show their spaces in quotes
+    return [cell(words, more="class='words long'"), cell(str(row["windows"]))]
 
 
 def _cells(row: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
