@@ -105,7 +105,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
     own = folder / "own.safetensors"
     save_dictionary(TopK(160, 32, k=2, facts=Facts(site="resid_post.0")), own)
     entities, forget = uses_files(folder)
-    searched = ["--attribute", "job", "--examples", "60", "--epochs", "1"]
+    searched = ["--attribute", "job", "--examples", "120", "--epochs", "1"]
     return {
         "explain": [TEXT, *of],
         "attribute": [TEXT, *of, "--method", "gradient_x_input", "--generate", "1"],

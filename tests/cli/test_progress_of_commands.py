@@ -62,7 +62,7 @@ FURTHER = {
     ],
     "dictionary evaluate, entities": [
         *("dictionary", "eval", "CORPUS", "DICTIONARY", "--entities", "ENTITIES", "--attribute", "job"),
-        *("--examples", "60", "--epochs", "1"),
+        *("--examples", "120", "--epochs", "1"),
     ],
     "dictionary evaluate, forget": ["dictionary", "eval", "CORPUS", "DICTIONARY", "--forget", "FORGET"],
     "dictionary features, factors": [
