@@ -100,6 +100,8 @@ def lines(folder: Path) -> dict[str, list[str]]:
     stored = ["--activations", "resid_post:0"]
     dictionary = folder / "dictionary.safetensors"
     save_dictionary(TopK(16, 32, k=2, facts=Facts(site="resid_post.0")), dictionary)
+    unlike = folder / "unlike.txt"
+    unlike.write_text("\n".join(json.loads(row)["text"] for row in labeled.open(encoding="utf-8")), encoding="utf-8")
     judged = ["--asked", str(tiny_folder(folder / "judge", 512)), "--windows", "1", "--window-tokens", "2"]
     trained = ["--store", str(folder / "dictionaries"), "--tokens", "64", "--width", "32", "--k", "2"]
     own = folder / "own.safetensors"
@@ -150,7 +152,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "tasks": ["ioi", *of, "--count", "1"],
         "dictionary train": [str(corpus), *of, *trained],
         "dictionary features": [str(dictionary), str(corpus), *of, "--cards", "2", "--top", "2"],
-        "dictionary judge": [str(dictionary), str(corpus), *of, *judged, "--count", "2"],
+        "dictionary judge": [str(dictionary), str(unlike), *of, *judged, "--count", "2"],
         "dictionary eval": [str(corpus), str(dictionary), *of, "--rows", "4"],
         "dictionary train, end to end": [str(corpus), *of, *trained, "--end-to-end", "0.5"],
         "dictionary features, factors": [str(dictionary), str(corpus), *of, "--prompt", TEXT, "--factors", "2"],

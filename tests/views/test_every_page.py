@@ -133,7 +133,8 @@ def pages(tmp_path_factory):
     save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
     places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(folder)), "DICTIONARY": str(dictionary)}
     places["LINES"], places["JUDGE"] = str(folder / "lines.txt"), str(tiny_folder(folder / "judge", 512))
-    Path(places["LINES"]).write_text(corpus.read_text(encoding="utf-8") * 12, encoding="utf-8")
+    rows = map(json.loads, Path(places["LABELED"]).read_text(encoding="utf-8").splitlines())
+    Path(places["LINES"]).write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
     places["STORE"] = str(folder / "trained")
     places["WORDS"] = str(folder / "capitals.json")
     pairs = [{"input": f"The capital of {given} is", "output": output} for given, output in FUNCTIONS["capital"]]

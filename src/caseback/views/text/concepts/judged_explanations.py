@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from caseback.reports.concepts.judged_explanations import JUDGED
 from caseback.reports.document import Document, checked, drawn_from
@@ -33,15 +32,12 @@ def print_judged_explanations(document: Document, *, console: Console | None = N
         own, how = document["dictionary"], document["how"]
         say = lambda words: console.print(words, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
         say(f"{own['architecture']} of {document['model']['name']} at {own['site']}: {judged_words(document)}")
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-        for i, name in enumerate(_HEADS):
-            last = i == len(_HEADS) - 1
-            table.add_column(name, justify="left" if last else "right", no_wrap=not last, overflow="fold")
+        say(" ".join(_HEADS))
         for row in document["features"]:
-            cells = [_shown(row[name][key]) for name in document["means"] for key in ("auroc", "another", "chance")]
+            shares = [_shown(row[name][key]) for name in document["means"] for key in ("auroc", "another", "chance")]
+            cells = zip(_HEADS, (str(row["feature"]), str(row["windows"]), *shares), strict=False)
             words = visible(row["explanation"]).replace("␣", " ")
-            table.add_row(str(row["feature"]), str(row["windows"]), *cells, words)
-        console.print(table, highlight=False, markup=False)
+            say(" ".join(f"{cell:>{len(head)}}" for head, cell in cells) + f" {words}")
         by = f", asked of {how['judge']}" if how["judge"] else ""
         say(f"areas under the curve, .5 where a judge knows nothing: {how['asked']:,} questions{by}")
         say("chance: what such a judge passes once in twenty, at so few windows")
