@@ -168,7 +168,7 @@ def judge_explanations(
     seed
         Same seed, same result. It draws windows, marks, and whose explanation is the other.
     checkpoint
-        A file for the answers so far, from which the same call goes on; the judge must then have a name.
+        A file that keeps what is done; the same call with it goes on after an interruption. The judge must have a name.
     progress
         Show a progress bar.
 

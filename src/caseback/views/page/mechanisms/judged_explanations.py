@@ -9,7 +9,7 @@ from caseback.reports.concepts.judged_explanations import JUDGED
 from caseback.reports.document import checked
 from caseback.reports.tokens_text import visible
 from caseback.views.page.kit.frame import frame
-from caseback.views.page.kit.parts import cell, lead, note, rows_table, share_bar
+from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
 from caseback.views.text.concepts.judged_explanations import judged_words
 
@@ -39,8 +39,8 @@ def _title(document: Mapping[str, Any]) -> str:
 
 def _body(document: Mapping[str, Any]) -> str:
     how, words = document["how"], judged_words(document)
-    judge = f" of {visible(how['judge'])}" if how["judge"] else ""
-    source = f" The words are of {visible(how['source'])}." if how["source"] else ""
+    judge = f" asked of {how['judge']}" if how["judge"] else ""
+    source = f" The words: {how['source']}." if how["source"] else ""
     return frame(
         document,
         "Is what is said of features of {} right?",
@@ -53,8 +53,8 @@ def _body(document: Mapping[str, Any]) -> str:
         ),
         note(
             "Areas under the curve: .50 is a judge that knows nothing, 1 one that is always right. Small, the share "
-            "right where more than a half is a yes; dashed, the same questions with another feature's words; chance "
-            "(the notch), what a judge that knows nothing passes once in twenty. Faint: above chance in neither."
+            "right where more than a half is a yes; beside it the same questions with another feature's words, and "
+            "chance, what a judge that knows nothing passes once in twenty. Faint: above chance in neither."
         ),
         rows_table(
             ["feature", "said to fire at", "windows", *(head for name in document["means"] for head in _heads(name))],
@@ -64,8 +64,8 @@ def _body(document: Mapping[str, Any]) -> str:
     )
 
 
-def _heads(name: str) -> tuple[str, str, str, str]:
-    return name, "", "another's words", "chance"
+def _heads(name: str) -> tuple[str, str, str]:
+    return name, "another's words", "chance"
 
 
 def _saying(row: Mapping[str, Any]) -> list[str]:
@@ -77,11 +77,7 @@ def _cells(row: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     cells = []
     for name in document["means"]:
         one = row[name]
-        bar = ""
-        if one["auroc"] is not None:
-            beside = 0.5 if one["another"] is None else one["another"]
-            bar = share_bar(one["auroc"], one["auroc"], one["auroc"], beside, one["chance"])
-        cells += [cell(_shown(one["auroc"]), small=_shown(one["accuracy"])), f"<td>{bar}</td>"]
+        cells += [cell(_shown(one["auroc"]), small=_shown(one["accuracy"]))]
         cells += [cell(_shown(one["another"])), cell(_shown(one["chance"]))]
     return cells
 
