@@ -19,6 +19,7 @@ from bad_inputs.outcome import Fault, TookTooLong, fault_of, tidy, time_limit, w
 from bad_inputs.valid_truth import statements_file
 from caseback import cli, organisms
 from caseback.decode.dictionaries import Facts, TopK, save_dictionary
+from caseback.organisms.prose.world import RESIDENTS
 from hostile import HOSTILE
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
@@ -44,12 +45,12 @@ LISTS = (
 )
 
 
-def tiny_folder(folder: Path) -> Path:
+def tiny_folder(folder: Path, context: int = 64) -> Path:
     """A random model of two layers with the tokenizer of ``meadow``."""
     tokenizer = AutoTokenizer.from_pretrained(organisms.path("meadow"))
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=context, **sizes)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -64,8 +65,22 @@ def labeled_file(folder: Path) -> Path:
     return file
 
 
+def uses_files(folder: Path) -> tuple[Path, Path]:
+    """What ``dictionary eval`` is given of the bundled model's residents: ``--entities``, ``--forget``."""
+    asked = {"job": "{entity} earns money as a", "city": "The home of {entity} is in"}
+    people = {f"{who.name} {who.surname}": {one: getattr(who, one) for one in asked} for who in RESIDENTS}
+    sides = []
+    for some in (list(people)[:4], list(people)[4:12]):
+        pairs = [[asked[one].replace("{entity}", name), f" {people[name][one]}"] for name in some for one in asked]
+        sides.append({"texts": [question + answer for question, answer in pairs], "questions": pairs})
+    entities, forget = folder / "entities.json", folder / "forget.json"
+    entities.write_text(json.dumps({"entities": people, "templates": asked}), encoding="utf-8")
+    forget.write_text(json.dumps(dict(zip(("forget", "retain"), sides, strict=True))), encoding="utf-8")
+    return entities, forget
+
+
 def lines(folder: Path) -> dict[str, list[str]]:
-    """A valid line for every command, cheap to run."""
+    """A valid line for every command, cheap to run; behind a comma, what a further line of one is for."""
     model = str(tiny_folder(folder / "tiny"))
     run = folder / "run"
     run.mkdir()
@@ -85,7 +100,14 @@ def lines(folder: Path) -> dict[str, list[str]]:
     stored = ["--activations", "resid_post:0"]
     dictionary = folder / "dictionary.safetensors"
     save_dictionary(TopK(16, 32, k=2, facts=Facts(site="resid_post.0")), dictionary)
+    unlike = folder / "unlike.txt"
+    unlike.write_text("\n".join(json.loads(row)["text"] for row in labeled.open(encoding="utf-8")), encoding="utf-8")
+    judged = ["--asked", str(tiny_folder(folder / "judge", 512)), "--windows", "1", "--window-tokens", "2"]
     trained = ["--store", str(folder / "dictionaries"), "--tokens", "64", "--width", "32", "--k", "2"]
+    own = folder / "own.safetensors"
+    save_dictionary(TopK(160, 32, k=2, facts=Facts(site="resid_post.0")), own)
+    entities, forget = uses_files(folder)
+    searched = ["--attribute", "job", "--examples", "120", "--epochs", "1"]
     return {
         "explain": [TEXT, *of],
         "attribute": [TEXT, *of, "--method", "gradient_x_input", "--generate", "1"],
@@ -130,7 +152,12 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "tasks": ["ioi", *of, "--count", "1"],
         "dictionary train": [str(corpus), *of, *trained],
         "dictionary features": [str(dictionary), str(corpus), *of, "--cards", "2", "--top", "2"],
+        "dictionary judge": [str(dictionary), str(unlike), *of, *judged, "--count", "2"],
         "dictionary eval": [str(corpus), str(dictionary), *of, "--rows", "4"],
+        "dictionary train, end to end": [str(corpus), *of, *trained, "--end-to-end", "0.5"],
+        "dictionary features, factors": [str(dictionary), str(corpus), *of, "--prompt", TEXT, "--factors", "2"],
+        "dictionary eval, entities": [str(corpus), str(own), "--rows", "4", "--entities", str(entities), *searched],
+        "dictionary eval, forget": [str(corpus), str(own), "--rows", "4", "--forget", str(forget)],
         "dictionary convert": [str(dictionary), str(folder / "converted")],
         "dictionary list": [],
         "organisms list": [],

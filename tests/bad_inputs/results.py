@@ -96,6 +96,10 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "requests_html": {"document": "requests_document"},
     "pairs_words": {"document": "requests_document"},
     "third_words": {"document": "requests_document"},
+    "judged_document": {"judged": "judge_explanations"},
+    **dict.fromkeys(
+        ("judged_explanations_html", "print_judged_explanations", "judged_words"), {"document": "judged_document"}
+    ),
     "routing_document": {"routed": "neuron_routing"},
     "routing_html": {"document": "routing_document"},
     "print_routing": {"document": "routing_document"},

@@ -42,11 +42,12 @@ def command_doors(folder: Path) -> Iterator[Door]:
     room = folder / "here"
     room.mkdir()
     restore = restoring(folder / "files")
-    for name in commands.doors():
-        inputs = commands.bad_lines(name, valid[name], files)
-        yield Door(
-            f"caseback {name}", inputs, _with_fresh_files(partial(commands.fault_at, name, folder=room), restore)
-        )
+    names = [*commands.doors(), *(name for name in valid if "," in name)]
+    for name in names:
+        door = name.partition(",")[0]
+        inputs = commands.bad_lines(door, valid[name], files)
+        fault_of = _with_fresh_files(partial(commands.fault_at, door, folder=room), restore)
+        yield Door(f"caseback {name}", inputs, fault_of)
 
 
 def json_doors(folder: Path) -> Iterator[Door]:

@@ -68,6 +68,8 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
             **{"dictionary": own, "explanations": {1: "names"}, "judge": _always, "n": 1, "window": 4},
         },
         "local_judge": {"batch_size": 2},
+        "explanations_to_judge": {"dictionary": own, "given": None, "features": None, "count": 2},
+        "judged_document": {"dictionary": own},
         "feature_attribution": one_feature,
         "feature_graph_document": one_feature,
         "score_attribution": {"head": "L1H0", "dictionaries": transcoders},

@@ -1,10 +1,12 @@
 """What emerges over checkpoints: n-grams that a model is, kinds that arise and stay, runs that are interrupted."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import caseback as cb
 import shelf
@@ -14,6 +16,8 @@ from caseback.behaviors.growth.losses import Text, in_random_tokens, late_less_e
 from caseback.behaviors.growth.ngrams import NGrams
 from caseback.errors import CasebackError, LoadError
 from caseback.model.crystal import CrystalConfig, CrystalForCausalLM
+from caseback.reports.concepts.emergence import emergence_document
+from caseback.views.text.concepts.emergence import print_emergence
 
 VOCAB = 12
 rng = np.random.default_rng(1)
@@ -194,3 +198,17 @@ def test_5_4_17_of_the_grokking_run_weights_are_measured_and_the_rest_says_why()
     assert "a context of 3" in grown.kind("induction").missing
     weights = grown.curve("squared weights").values
     assert weights[0] == pytest.approx(1263, abs=1) and weights[2] == pytest.approx(2271, abs=1)
+
+
+def test_both_tables_in_the_terminal_say_what_their_numbers_are(untrained):
+    grown = emergence({0: untrained, 1: cb.load("meadow")}, TEXTS, kinds="copying", rows=8)
+    file = io.StringIO()
+    print_emergence(emergence_document(grown), console=Console(width=160, file=file))
+    lines = file.getvalue().splitlines()
+    score, first = (next(i for i, line in enumerate(lines) if words in line) for words in ("best head's", "losses, n-"))
+    assert lines[score + 1].startswith("copying") and "has the label" in lines[score + 2] and first == score + 3
+    assert all(lines[i].split()[-2:] == ["0", "1"] for i in (score, first)) and len(lines) > first + 2
+    only = emergence({0: untrained, 1: untrained}, kinds="copying", rows=8)
+    file = io.StringIO()
+    print_emergence(emergence_document(only), console=Console(width=160, file=file))
+    assert file.getvalue().count("by step") == 2  # norms are measured without a text

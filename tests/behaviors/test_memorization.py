@@ -1,6 +1,9 @@
 """Text known by heart: planted phrases come up in the layer that holds them, and in no other order of their words."""
 
+import importlib
 import json
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,3 +125,15 @@ def test_passages_are_parted_by_words(tmp_path):
         texts_by_heart(str(file))
     with pytest.raises(CasebackError, match="neither idioms nor a file"):
         texts_by_heart("proverbs")
+
+
+def test_progress_moves_a_few_texts_at_a_time(planted, monkeypatch):
+    steps = []
+
+    @contextmanager
+    def bar(**options):
+        yield SimpleNamespace(update=steps.append)
+
+    monkeypatch.setattr(importlib.import_module(memorization.__module__), "progress_bar", bar)
+    memorization(planted, TEXTS, others=PLAIN)
+    assert sum(steps) == 3 * N and max(steps) <= 3 * N / 6

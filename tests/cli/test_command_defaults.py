@@ -1,7 +1,9 @@
 """A command that is told nothing computes what the Python function that it calls computes when it is told nothing."""
 
+import importlib
 import inspect
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -78,3 +80,10 @@ def test_the_baseline_option_is_of_removed_tokens_and_no_methods(capsys, small):
     assert by_default["comparison"]["deletion"] != zero["comparison"]["deletion"]
     words = inspect.signature(COMMANDS["attribute"]).parameters["baseline"].annotation.__metadata__[0].help
     assert "faithfulness" in words and "methods keep their own" in words
+
+
+@pytest.mark.parametrize(("name", "module"), [("learner", "in_context_learner"), ("world", "world_model")])
+def test_the_smallest_count_that_is_enough_is_in_the_help(name, module):
+    least = importlib.import_module(f"caseback.behaviors.mechanisms.{module}").LEAST
+    _, option = get_args(inspect.signature(COMMANDS[name]).parameters["count"].annotation)
+    assert f"{least} or more" in option.help

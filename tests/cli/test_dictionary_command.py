@@ -88,6 +88,14 @@ def test_switch_and_group_dictionaries_are_trained(capsys, corpus, tmp_path):
     odd = [*asked[:-1], str(tmp_path / "odd")]
     odd[odd.index("--k") + 1] = "3"
     assert "k is 3: expected a multiple of 2" in refused(capsys, *odd)
+    chosen = [*asked[:-1], str(tmp_path / "chosen"), "--experts", "4", "--group-size", "4"]
+    files = [one["file"] for one in json.loads(answered(capsys, *chosen, "--json"))["dictionaries"]]
+    switch, groups = (load(tmp_path / "chosen" / file) for file in files)
+    assert (switch.n_experts, groups.group_size) == (4, 4)
+    assert "n_experts is 5: expected a divisor of 64" in refused(capsys, *odd, "--experts", "5")
+    odd[odd.index("--architecture") + 1] = "topk"
+    for flag, of in (("--experts", "switch"), ("--group-size", "group_topk")):
+        assert f"{flag} is for {of}: expected --architecture {of}" in refused(capsys, *odd, flag, "2")
 
 
 def test_temporal_dictionaries_are_trained_with_products_in_bfloat16(capsys, corpus, tmp_path):

@@ -51,7 +51,10 @@ def test_no_number_and_none_that_can_be_meant_is_one_line(capsys, valid, door, f
         assert flag in err and "/nowhere/a-model" not in err, text
 
 
-COUNTS = "top words count sets steps stop_at threads batch_size samples window k epochs rank dim max_length".split()
+COUNTS = (
+    "top words count sets steps stop_at threads batch_size samples window k epochs rank dim max_length "
+    "experts group_size windows window_tokens"
+).split()
 
 
 @pytest.mark.parametrize(("door", "flag", "name"), [(d, f, n) for d, f, _, n in NUMERIC if n in (*COUNTS, "seed")])
@@ -113,6 +116,8 @@ WRITING = [
     ("dictionary train", "--store"),
     ("dictionary train", "--html"),
     ("dictionary features", "--html"),
+    ("dictionary judge", "--html"),
+    ("dictionary judge", "--checkpoint"),
     ("dictionary eval", "--html"),
 ]
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bad_inputs.commands import labeled_file
+from bad_inputs.commands import labeled_file, tiny_folder, uses_files
 from caseback import cli
 from caseback.cli.dictionaries.group import dictionary
 from caseback.cli.listing.organisms import organisms
@@ -48,7 +48,26 @@ COUNTED = {
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
     "dictionary train": ["dictionary", "train", "CORPUS", "--store", "FOLDER", "--tokens", "99", "--width", "64"],
     "dictionary evaluate": ["dictionary", "eval", "CORPUS", "DICTIONARY"],
+    "dictionary judge": [
+        *("dictionary", "judge", "DICTIONARY", "CORPUS", "--asked", "JUDGE", "--count", "2", "--windows", "2"),
+        *("--window-tokens", "3"),
+    ],
     "dictionary features": ["dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "2"],
+}
+# further ways of some, behind a comma
+FURTHER = {
+    "dictionary train, end to end": [
+        *("dictionary", "train", "CORPUS", "--store", "FOLDER", "--tokens", "99", "--width", "64"),
+        *("--end-to-end", "1"),
+    ],
+    "dictionary evaluate, entities": [
+        *("dictionary", "eval", "CORPUS", "DICTIONARY", "--entities", "ENTITIES", "--attribute", "job"),
+        *("--examples", "120", "--epochs", "1"),
+    ],
+    "dictionary evaluate, forget": ["dictionary", "eval", "CORPUS", "DICTIONARY", "--forget", "FORGET"],
+    "dictionary features, factors": [
+        *("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "2", "--prompt", PROMPT, "--factors", "2"),
+    ],
 }
 # what makes a run or two, or lists what is there: the heartbeat alone goes with them
 SHORT = {
@@ -76,6 +95,10 @@ def run(capsys, arguments, corpus):
     save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), file)
     folder = str(corpus.parent / "trained")
     places = {"CORPUS": str(corpus), "LABELED": str(labeled), "FOLDER": folder, "DICTIONARY": str(file)}
+    if not {"ENTITIES", "FORGET"}.isdisjoint(arguments):
+        places |= dict(zip(("ENTITIES", "FORGET"), map(str, uses_files(corpus.parent)), strict=True))
+    if "JUDGE" in arguments:
+        places["JUDGE"] = str(tiny_folder(corpus.parent / "judge", 512))
     with pytest.raises(SystemExit) as ended:
         cli.main([places.get(word, word) for word in arguments])
     printed = capsys.readouterr()
@@ -89,16 +112,18 @@ def test_every_command_is_here():
     assert commands == {*COUNTED, *SHORT, *NO_MODEL, *OF_A_JOB, *UNTIL_INTERRUPTED}
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("name", [*COUNTED, *FURTHER])
 def test_a_command_counts_what_it_does(name, capsys, corpus, monkeypatch):
     monkeypatch.setattr(progress, "EVERY", 1e-9)
     monkeypatch.setattr(progress, "_beat", lambda what, over: None)
-    err = run(capsys, COUNTED[name], corpus)
+    err = run(capsys, {**COUNTED, **FURTHER}[name], corpus)
     counted = re.findall(r"^[^:\n]+: (\S+)(?: of (\S+))?, \d\d:\d\d so far(?:, about \S+ left)?$", err, re.MULTILINE)
     assert counted, err
     assert name != "explain" or "explain: 2 of 6" in err
     # a corpus is read without knowing where it ends; everything else says how many there are
-    assert name in ("activating", "influence", "lens", "dictionary features") or any(of for _, of in counted), err
+    assert name.partition(",")[0] in ("activating", "influence", "lens", "dictionary features") or any(
+        of for _, of in counted
+    ), err
 
 
 @pytest.mark.parametrize("name", [*COUNTED, *SHORT])

@@ -1,5 +1,8 @@
 """Every kind of edit against the same thing computed by hand on the activations that it meets."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, EditError, OutOfRange, UnknownSite
+from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
 from exact import exact
 
 ROWS = shelf.ids((6, 6))
@@ -120,7 +124,10 @@ def test_a_value_at_the_maps_has_heads_before_queries(model):
         (cb.Apply("z", lambda x: None, layer=1), "the function returned NoneType"),
         (cb.Project("resid_post", torch.ones(2, 7), layer=1), "a basis of vectors of size 7 at a site of size 32"),
         (cb.Project("resid_post", torch.ones(2, 3, D), layer=1), r"a basis of shape \(2, 3, 32\): expected vectors"),
-        (cb.Project("resid_post", torch.full((D,), torch.nan), layer=1), "a basis of vectors that are not all finite"),
+        (
+            cb.Project("resid_post", torch.full((2100, D), torch.nan), layer=1),
+            "a basis of vectors that are not all finite",
+        ),
         (cb.Noise("resid_post", torch.ones(5), layer=1), r"a value of shape \(5,\) where \[32\] is addressed"),
         (cb.Mean("pattern", layer=1), "a mean over positions is not defined at 'pattern': give Replace a value"),
         (cb.Zero("z", head=4), "head 4 is out of range at 'z': there are 4, 0 to 3"),
@@ -439,3 +446,48 @@ def test_noise_is_the_same_wherever_a_prompt_stands_in_the_batch(model):
 def test_noise_refuses_seeds_that_are_none_or_too_many(model, seed):
     with pytest.raises(EditError, match="seed"):
         model.run(shelf.ids((4, 4)), edits=cb.Noise("resid_post", 1.0, seed=seed, layer=1))
+
+
+BAD = (
+    math.nan,
+    math.inf,
+    -math.inf,
+    np.float64("nan"),
+    [0.0, math.nan],
+    np.array([math.inf]),
+    torch.full((4,), math.nan),
+)
+
+
+@pytest.mark.parametrize("value", BAD, ids=str)
+def test_numbers_that_are_not_finite_are_refused_where_they_are_given(value):
+    vector = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+    square = torch.zeros(len(vector), len(vector)) + vector
+    for edit in (
+        lambda: cb.Add("resid_post", value, layer=1),
+        lambda: cb.Replace("resid_post", value, layer=1),
+        lambda: cb.Scale("z", value, layer=1),
+        lambda: cb.Noise("resid_post", value, layer=1),
+        lambda: cb.Mean("resid_post", vector, layer=1),
+        lambda: cb.Project("resid_post", vector[None], layer=1),
+        lambda: Tilt("resid_post", value, layer=1),
+        lambda: Fade("resid_post", value, layer=1),
+        lambda: Rotate("resid_post", torch.eye(2, 8), value, layer=1),
+        lambda: Affine("resid_post", square, layer=1),
+        lambda: Affine("resid_post", torch.zeros_like(square), offset=vector, layer=1),
+        lambda: SideTerm("model.layers.0.mlp.output", square, square),
+        lambda: Codebook("model.layers.0.mlp.output", square, square, vector),
+    ):
+        with pytest.raises(EditError, match="(has|is) (nan|inf|-inf): expected finite numbers"):
+            edit()
+
+
+def test_minus_infinity_hides_a_key_and_a_run_that_is_computed_passes():
+    assert cb.Replace("scores", -math.inf, layer=0).value == -math.inf
+    with pytest.raises(EditError, match="value is nan: expected numbers, not NaN"):
+        cb.Replace("scores", math.nan, layer=0)
+    learned = torch.full((4,), math.nan, requires_grad=True)
+    assert cb.Add("resid_post", learned).value is learned
+    with pytest.raises(EditError, match="value is inf"):
+        cb.Add("resid_post", 10**400)
+    assert cb.Add("resid_post", 10**30).value == 10**30

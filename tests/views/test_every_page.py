@@ -12,7 +12,7 @@ import pytest
 from browser import BROWSER, browser
 
 import caseback as cb
-from bad_inputs.commands import labeled_file
+from bad_inputs.commands import labeled_file, tiny_folder
 from caseback import cli
 from caseback.behaviors import atlas, save_atlas
 from caseback.decode.dictionaries import Facts, TopK, save_dictionary
@@ -44,6 +44,9 @@ PAGES = {
     "training": ("dictionary", "train", "CORPUS", "--store", "STORE", "--tokens", "200", "--step-tokens", "20"),
     "dictionaries": ("dictionary", "eval", "CORPUS", "DICTIONARY"),
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
+    "judge": (
+        *("dictionary", "judge", "DICTIONARY", "LINES", "--asked", "JUDGE", "--windows", "4", "--window-tokens", "4"),
+    ),
     "directions": ("directions", "LABELED"),
     "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
     "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
@@ -125,6 +128,9 @@ def pages(tmp_path_factory):
     corpus.write_text("Mary went to the store.\nThe dog gave it to John in the park.\n", encoding="utf-8")
     save_dictionary(TopK(160, 320, k=4, facts=Facts(site="resid_post.1")), dictionary)
     places = {"CORPUS": str(corpus), "LABELED": str(labeled_file(folder)), "DICTIONARY": str(dictionary)}
+    places["LINES"], places["JUDGE"] = str(folder / "lines.txt"), str(tiny_folder(folder / "judge", 512))
+    rows = map(json.loads, Path(places["LABELED"]).read_text(encoding="utf-8").splitlines())
+    Path(places["LINES"]).write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
     places["STORE"] = str(folder / "trained")
     places["WORDS"] = str(folder / "capitals.json")
     pairs = [{"input": f"The capital of {given} is", "output": output} for given, output in FUNCTIONS["capital"]]

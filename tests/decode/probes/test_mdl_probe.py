@@ -126,3 +126,15 @@ def test_what_cannot_be_coded_is_refused_in_words(labels, options, says):
     x = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(CasebackError, match=says):
         mdl_probe(x, labels, **options)
+
+
+def test_rows_that_were_sent_before_are_said_and_counted():
+    x, y = concept(n=200)
+    assert mdl_probe(x, y).attrs["repeated"] == 0
+    twice, of_both = torch.cat([x, x], 1), y + y
+    with pytest.warns(UserWarning, match="examples are the same as one that was sent before") as said:
+        repeated = mdl_probe(twice, of_both, portions=(50, 100)).attrs["repeated"]
+    assert said[0].filename == __file__ and 60 < repeated < 140  # half of the pairs are parted by the portions
+    groups = list(range(200)) * 2
+    assert mdl_probe(twice, of_both, groups=groups, portions=(50, 100)).attrs["repeated"] == 0
+    assert mdl_probe(twice, of_both, code="laplace").attrs["repeated"] == 0

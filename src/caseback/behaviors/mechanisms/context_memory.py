@@ -35,6 +35,8 @@ from caseback.model.running.tokens import Tokens
 
 KINDS = ("in-context", "suppressing", "memory")
 WORDING = "In this tale, {claim}. {question}"
+_NO_NAMES = frozenset("the a an in on at to of for from by with it its this that people".split())
+"""What a claim may begin with that is written small in the middle of a sentence."""
 FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 LEAST = 8
 """Facts that a model must know: half of them are chosen on, half are judged on."""
@@ -192,7 +194,11 @@ def context_memory(
 def _written(wording: str, fact: Fact, answer: str) -> str:
     # not str.format: facts may contain braces
     before, _, between = wording.removesuffix("{question}").partition("{claim}")
-    return f"{before}{fact.text}{spaced(answer)}{between}{fact.text}"
+    claim = fact.text
+    inside = before.rstrip()[-1:].isalnum() or before.rstrip().endswith((",", ";"))  # in the middle of a sentence
+    if inside and not claim.startswith(fact.subject) and claim.split(maxsplit=1)[0].lower() in _NO_NAMES:
+        claim = claim[0].lower() + claim[1:]
+    return f"{before}{claim}{spaced(answer)}{between}{fact.text}"
 
 
 def _known(model: Model, facts: Sequence[Fact]) -> tuple[list[Fact], list[int], list[int]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.errors import CasebackError
+from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.training.examples import Batch, batches, queries_of
 from caseback.localize.inputs.training.matrices import Matrix, matrices_of
@@ -178,7 +179,9 @@ def _measured(
     examples = queries_of(model, [(prompt.rstrip(), f" {continuation.strip()}") for prompt, continuation in texts])
     objective = log_likelihood("mean")
     with progress_bar(total=n, show=progress, what="texts") as bar:
-        for batch in batches(examples, model.device):
+        tokens = sum(len(one.ids) for one in examples)  # in ten batches or more, since each is a step of the bar
+        budget = min(limit("influence_tokens"), max(1, tokens // 10))
+        for batch in batches(examples, model.device, token_budget=budget):
             some = [examples[i] for i in batch.numbers]
             # what follows does not reach a prompt's last token
             asked = model.tokens([list(one.ids[: one.first]) for one in some])

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
+from caseback.cli.dictionaries.shared_options import Force
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import OfModel, Output, Seed
+from caseback.cli.options import MaxLength, OfModel, Output, Seed
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -36,8 +37,8 @@ def evaluate(
         Path | None,
         Option(help="Texts and questions to forget and to retain, as JSON: what goes without features of the first."),
     ] = None,
-    force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False,
-    max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
+    force: Force = Force(),
+    length: MaxLength = MaxLength(),
     seed: Seed = Seed(),
     output: Output = Output(),
 ) -> None:
@@ -51,11 +52,11 @@ def evaluate(
         model = model_of(of)
         document = dictionaries_document(
             model,
-            {path.stem: load(path, model=model, force=force) for path in dictionaries},
+            {path.stem: load(path, model=model, force=force.force) for path in dictionaries},
             corpus,
             rows=rows,
             frozen=frozen,
-            length=max_length,
+            length=length.max_length,
             entities=None if entities is None else _object(entities, "--entities"),
             attribute=attribute,
             examples=examples,

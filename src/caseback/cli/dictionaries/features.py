@@ -6,9 +6,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.inputs import numbers
+from caseback.cli.dictionaries.shared_options import Force, NotesFile, SomeFeatures
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import OfModel, Output
+from caseback.cli.options import MaxLength, OfModel, Output
 from caseback.cli.with_options import with_options
 
 
@@ -19,9 +19,9 @@ def features(
         Path, Argument(help="A file of texts, one a line, that features are looked for in.", show_default=False)
     ],
     of: OfModel = OfModel(),
-    some: Annotated[
-        str | None, Option("--features", help="Features that get a card: 3,17; by default those that stand out most.")
-    ] = None,
+    some: SomeFeatures = SomeFeatures().worded(
+        some="Features that get a card: 3,17; by default those that stand out most."
+    ),
     cards: Annotated[int, Option(min=0, help="How many get a card, without --features.")] = 50,
     prompt: Annotated[str | None, Option(help="A prompt to show with the features of each token.")] = None,
     factors: Annotated[
@@ -32,9 +32,9 @@ def features(
     explain: Annotated[
         bool, Option("--explain", help="Say on each card at which tokens the feature fires, and how far that holds.")
     ] = False,
-    notes: Annotated[Path | None, Option(help="A file of people's notes, as caseback label writes it.")] = None,
-    force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False,
-    max_length: Annotated[int | None, Option(min=1, help="Tokens of a row at most.")] = None,
+    noted: NotesFile = NotesFile(),
+    force: Force = Force(),
+    length: MaxLength = MaxLength(),
     output: Output = Output(),
 ) -> None:
     """Show what a dictionary's features react to, and what they write."""
@@ -46,18 +46,17 @@ def features(
         from caseback.views.text.concepts.features import print_features
 
         model = model_of(of)
-        chosen = numbers(some, "--features")
         document = features_document(
             model,
-            load(dictionary, model=model, force=force),
+            load(dictionary, model=model, force=force.force),
             corpus,
-            cards=cards if chosen is None else chosen,
+            cards=cards if some.chosen is None else some.chosen,
             prompt=prompt,
             factors=factors,
             top=top,
-            length=max_length,
+            length=length.max_length,
             explain=explain,
-            notes=None if notes is None else Notes.load(notes),
+            notes=None if noted.notes is None else Notes.load(noted.notes),
             progress=True,
         )
     answer(

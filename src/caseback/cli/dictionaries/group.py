@@ -5,6 +5,7 @@ import typer
 from caseback.cli.dictionaries.convert import convert
 from caseback.cli.dictionaries.evaluate import evaluate
 from caseback.cli.dictionaries.features import features
+from caseback.cli.dictionaries.judge import judge
 from caseback.cli.dictionaries.listing import listing
 from caseback.cli.dictionaries.train import train
 
@@ -22,5 +23,6 @@ def _options(context: typer.Context) -> None:
 dictionary.command("train")(train)
 dictionary.command("eval")(evaluate)
 dictionary.command("features")(features)
+dictionary.command("judge")(judge)
 dictionary.command("convert")(convert)
 dictionary.command("list")(listing)

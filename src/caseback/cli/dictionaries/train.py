@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
-from caseback.cli.inputs import names_in, numbers
+from caseback.cli.dictionaries.shared_options import Sparsity
+from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed, Stored
 from caseback.cli.with_options import with_options
@@ -29,14 +30,9 @@ def train(
         str | None, Option(help="What is reconstructed, for a transcoder: mlp_out:5; by default the site itself.")
     ] = None,
     architecture: Annotated[
-        str, Option(help="batch_topk, topk, jump_relu, standard, …; several parted by commas.")
+        str, Option(help="batch_topk, topk, jump_relu, standard, switch, group_topk, …; several parted by commas.")
     ] = "batch_topk",
-    k: Annotated[
-        str | None, Option("--k", help="Active features a token, 32 by default; several parted by commas.")
-    ] = None,
-    l0: Annotated[
-        float | None, Option("--l0", help="The target of active features a token, where activity is penalized.")
-    ] = None,
+    sparsity: Sparsity = Sparsity(),
     expansion: Annotated[float, Option(help="Features, in widths of the site.")] = 8,
     width: Annotated[int | None, Option(min=1, help="Features, as a number instead.")] = None,
     n_tokens: Annotated[
@@ -85,18 +81,23 @@ def train(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.training import print_training
 
-        active = numbers(k, "--k") or [32]
+        names = names_in(architecture)
+        sparsity.expect_used([architecture_of(name).options for name in names])
         recipes = []
         for site in names_in(sites.replace(":", ".")):
-            for name in names_in(architecture):
-                with_k = "k" in architecture_of(name).options
-                for own in active if with_k else [None]:
-                    more: dict[str, Any] = {"options": {"k": own}} if with_k else {"l0": l0 if l0 else 32.0}
-                    label = f"{site}-{name}-{own if with_k else format(more['l0'], 'g')}"
+            for name in names:
+                for label, more in sparsity.recipes(architecture_of(name).options):
                     to = None if target is None else _sources(target.replace(":", "."))
                     more |= {"site": _sources(site), "target": to, "architecture": name, "width": width}
                     recipes.append(
-                        Recipe(name=label, expansion=expansion, products=products, lr=lr, seed=seed.seed, **more)
+                        Recipe(
+                            name=f"{site}-{name}-{label}",
+                            expansion=expansion,
+                            products=products,
+                            lr=lr,
+                            seed=seed.seed,
+                            **more,
+                        )
                     )
         folder = make_folder(stored.store, "the dictionaries")
         model = model_of(of)

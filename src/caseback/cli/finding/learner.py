@@ -16,7 +16,7 @@ def learner(
     features: Annotated[int, Option(min=1, max=8, help="Digits that each example's output is a function of.")] = 2,
     pairs: Annotated[int, Option(min=1, help="Examples in a prompt, each an input and its output.")] = 12,
     draws: Draws = Draws(1000).worded(draws="Times that predictions are dealt out to other prompts."),
-    sample: Sample = Sample(count=80).worded(count="Prompts; half of them are judged on."),
+    sample: Sample = Sample(count=80).worded(count="Prompts, 12 or more; half of them are judged on."),
     output: Output = Output(),
 ) -> None:
     """Prompts of digits and what a linear function makes of them: whose predictions are nearest to the model's."""

@@ -15,7 +15,7 @@ def world(
     of: OfModel = OfModel(model="spread").worded(model="A model of the game that the bundled one was trained on."),
     edits: Annotated[int, Option(min=2, help="Positions at which a stone is turned.")] = 200,
     draws: Draws = Draws(5).worded(draws="Random directions that each edit is compared with."),
-    sample: Sample = Sample(count=400).worded(count="Games; probes are fitted on half of them."),
+    sample: Sample = Sample(count=400).worded(count="Games, 8 or more; probes are fitted on half of them."),
     output: Output = Output(),
 ) -> None:
     """The board behind a game's moves: read from the stream in two conventions, and changed, layer by layer."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caseback.decode.probes.codes import PRECISIONS, laplace_bits, online_bits, variational_bits
 from caseback.decode.probes.setting import Given, Labels
+from caseback.decode.probes.splits import say_repeated_later
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.registry import technique
@@ -72,6 +73,8 @@ def mdl_probe(
         By site: ``bits`` of all labels, ``bits_per_example``, ``compression``, ``precision`` (of the prior, chosen and
         paid for), ``shuffled`` (compression of shuffled labels, about 1 or below), and with ``types`` ``control``
         (compression of labels drawn for each type). ``uniform_bits`` is what n log2 K labels cost without a probe.
+        Attribute ``repeated``: of the online code, how many examples are the same, at every site, as one that was sent
+        in an earlier portion, which is said.
 
     Raises
     ------
@@ -103,6 +106,8 @@ def mdl_probe(
     data = given.x
     step = max(1, limit("probe_numbers", data.device) // data[0].numel())
     in_order = torch.from_numpy(order).to(data.device)
+    portion = np.searchsorted(cuts, np.argsort(order), side="right")
+    repeated = say_repeated_later(data, torch.from_numpy(portion).to(data.device), stacklevel=5) if cuts else 0
 
     def bits_of(labels: np.ndarray) -> tuple[Tensor, Tensor]:
         known = torch.from_numpy(labels).to(data.device)
@@ -128,7 +133,7 @@ def mdl_probe(
     columns |= {name: uniform / bits_of(tasks[name])[0] for name in tasks if name != "task"}
     table = xr.Dataset({k: ("site", v.double().numpy()) for k, v in columns.items()}, {"site": given.names})
     table["uniform_bits"] = uniform
-    table.attrs |= {"code": code, "seed": seed, "n": n, "classes": n_classes}
+    table.attrs |= {"code": code, "seed": seed, "n": n, "classes": n_classes, "repeated": repeated}
     return table
 
 

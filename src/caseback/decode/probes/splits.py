@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
@@ -125,13 +125,32 @@ def held_out(
 
 def repeated_rows(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"]) -> int:
     """How many tested examples are the same, at every site, as one that was trained on."""
+    key = _keys(x)
+    return int(torch.isin(key[test], key[~test]).sum())
+
+
+def say_repeated_later(x: Float[Tensor, "site example d"], portion: Int[Tensor, " example"], stacklevel: int) -> int:
+    """How many examples are the same, at every site, as one of an earlier portion, with a warning where some are."""
+    _, of = _keys(x).unique(return_inverse=True)
+    first = torch.full_like(portion, int(portion.max())).scatter_reduce(0, of, portion, "amin")
+    if repeated := int((portion > first[of]).sum()):
+        warnings.warn(
+            f"{repeated} of {len(portion)} examples are the same as one that was sent before: name what they share as "
+            "groups, or the code is short by memory",
+            stacklevel=stacklevel,
+        )
+    return repeated
+
+
+def _keys(x: Float[Tensor, "site example d"]) -> Float[Tensor, " example"]:
+    """A number for each example, the same only for examples that are the same at every site."""
     # a projection on one random direction in float64 tells apart whatever differs
     draw = torch.Generator().manual_seed(0)
     directions = torch.randn(len(x), x.shape[2], generator=draw, dtype=torch.float64).to(x.device)
     key = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
     for site, direction in zip(x, directions, strict=True):
         key += site.double() @ direction
-    return int(torch.isin(key[test], key[~test]).sum())
+    return key
 
 
 def say_repeated(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"], stacklevel: int) -> int:

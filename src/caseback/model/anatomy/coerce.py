@@ -6,6 +6,7 @@ a mask read as numbers would name positions 0 and 1. Nor are fractions, text or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from operator import index as to_int
 from typing import Any
@@ -109,6 +110,37 @@ def as_numbers(value: Any, what: str, error: type[CasebackError], expected: str)
     if isinstance(numbers, int | float) and not isinstance(numbers, bool):
         return numbers
     raise error(f"{what} is a {type(value).__name__}, expected {expected}")
+
+
+def expect_finite(numbers: float | Tensor, what: str, error: type[CasebackError], *, infinite: bool = False) -> None:
+    """Refuse NaN, and infinity where that may not be, in numbers that are at hand.
+
+    Looked at are numbers and tensors of up to 65,536 on the CPU: nothing is read back from a device, and what a
+    computation hands on with its graph, or a whole run's activations, pass.
+
+    Examples
+    --------
+    >>> expect_finite(float("-inf"), "it", CasebackError, infinite=True)
+    >>> expect_finite(torch.tensor([1.0, float("nan")]), "it", CasebackError)
+    Traceback (most recent call last):
+    caseback.errors.CasebackError: it has nan: expected finite numbers
+    """
+    if isinstance(numbers, Tensor):
+        if numbers.device.type != "cpu" or numbers.requires_grad or numbers.numel() > _LOOKED_AT:
+            return
+        odd = numbers[numbers.isnan() if infinite else ~numbers.isfinite()]
+        value = float(odd.flatten()[0]) if len(odd) else 0.0
+    else:
+        try:
+            value = float(numbers)
+        except OverflowError:  # a whole number beyond every float
+            value = math.inf
+    if math.isnan(value) or (math.isinf(value) and not infinite):
+        has = f"has {value}" if isinstance(numbers, Tensor) and numbers.ndim else f"is {value}"
+        raise error(f"{what} {has}: expected {'numbers, not NaN' if infinite else 'finite numbers'}")
+
+
+_LOOKED_AT = 2**16
 
 
 def are_several(value: Any) -> bool:

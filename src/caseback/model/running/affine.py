@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
-from caseback.model.anatomy.coerce import as_numbers
+from caseback.model.anatomy.coerce import as_numbers, expect_finite
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edit_values import spread
 from caseback.model.running.edits import Add, Edit, Where
@@ -55,6 +55,7 @@ class Affine(Edit):
             numbers = as_numbers(value, label, EditError, expected)
             if not isinstance(numbers, Tensor) or numbers.ndim != n_dims:
                 raise EditError(f"{label} is of {getattr(numbers, 'ndim', 0)} dimensions, expected {n_dims}")
+            expect_finite(numbers, label, EditError)
             object.__setattr__(self, name, numbers)
         if self.write is not None and self.write.shape != self.read.shape:
             raise EditError(
@@ -144,7 +145,9 @@ class Rotate(Edit):
             raise EditError(f"Rotate at {self.site!r}: the two vectors span no plane, expected finite ones apart")
         object.__setattr__(self, "plane", plane)
         label = f"Rotate at {self.site!r}: angle"
-        object.__setattr__(self, "angle", as_numbers(self.angle, label, EditError, "degrees"))
+        angle = as_numbers(self.angle, label, EditError, "degrees")
+        expect_finite(angle, label, EditError)
+        object.__setattr__(self, "angle", angle)
 
     def new(self, old: Tensor, where: Where) -> Tensor:
         wide = at_least_float32(old)
@@ -236,6 +239,7 @@ def _put_numbers(edit: Edit, dims: dict[str, int]) -> None:
         numbers = as_numbers(getattr(edit, name), label, EditError, expected)
         if not isinstance(numbers, Tensor) or numbers.ndim != n:
             raise EditError(f"{label} is of {getattr(numbers, 'ndim', 0)} dimensions, expected {n}")
+        expect_finite(numbers, label, EditError)
         object.__setattr__(edit, name, numbers)
 
 

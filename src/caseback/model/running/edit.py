@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
-from caseback.model.anatomy.coerce import PARTS_OF_A_TEXT, as_indices, as_numbers, as_positions
+from caseback.model.anatomy.coerce import PARTS_OF_A_TEXT, as_indices, as_numbers, as_positions, expect_finite
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.running.edit_values import Values, heads_of, indices_in, on, units_of
 from caseback.model.running.frames import Frame, Index, Positions, Rows
@@ -187,6 +187,7 @@ def _checked(edit: Edit, name: str) -> Any:
     numbers = as_numbers(value, label, EditError, _NUMBERS[name])
     if name in ("basis", "over") and not isinstance(numbers, Tensor):
         raise EditError(f"{label} is a number, expected {_NUMBERS[name]}")
+    expect_finite(numbers, label, EditError, infinite=edit.site.startswith("scores"))  # there it hides a key
     return numbers
 
 

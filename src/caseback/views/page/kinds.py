@@ -36,6 +36,7 @@ PAGES = {
     "caseback.features": "features",
     "caseback.graph": "graph",
     "caseback.in_context_learner": "mechanisms.in_context_learner",
+    "caseback.judged_explanations": "mechanisms.judged_explanations",
     "caseback.memorization": "mechanisms.memorization",
     "caseback.probe": "probe",
     "caseback.requests": "mechanisms.requests",

@@ -1,6 +1,7 @@
 """Judges of explanations: one that reads them is right where they are, one that does not is at chance."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import caseback as cb
 from caseback.decode.dictionaries import Facts, Standard, judge_explanations, local_judge
 from caseback.decode.dictionaries.explanations.judged import _scores
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.progress import watched
 
 WORDS = (" Mary", " John", " store", " garden", " gave", " dog")
 
@@ -67,7 +69,7 @@ def test_scores_are_those_of_scikit_learn():
     draw = np.random.default_rng(0)
     y = draw.random(50) < 0.4
     p = np.round(draw.random(50), 1)  # with ties
-    accuracy, area = _scores(p, y)
+    accuracy, area, _ = _scores(p, y)
     np.testing.assert_allclose(area, roc_auc_score(y, p), atol=1e-12)
     np.testing.assert_allclose(accuracy, balanced_accuracy_score(y, p > 0.5), atol=1e-12)
 
@@ -102,3 +104,59 @@ def test_silent_features_have_no_score_and_bad_judges_are_refused(model, planted
         judge_explanations(model, one, texts, {9: "a"}, reading)
     with pytest.raises(OutOfRange, match="window 1"):
         judge_explanations(model, one, texts, says, reading, window=1)
+
+
+def test_chance_is_what_a_judge_that_knows_nothing_passes_once_in_twenty():
+    draw = np.random.default_rng(0)
+    for a, b in ((10, 10), (4, 9)):
+        y = np.r_[np.ones(a), np.zeros(b)].astype(bool)
+        areas, level = [], 0.0
+        for p in draw.random((4000, a + b)):
+            _, area, level = _scores(p, y)
+            areas.append(area)
+        assert 0.03 < np.mean(np.array(areas) > level) < 0.07
+
+
+class Stops:
+    """A judge that reads, and stops after some questions; what it was asked is kept."""
+
+    def __init__(self, after):
+        self.after, self.asked = after, []
+
+    def __call__(self, questions):
+        if len(self.asked) + len(questions) > self.after:
+            raise KeyboardInterrupt
+        self.asked += questions
+        return reading(questions)
+
+    def fingerprint_parts(self):
+        return ["reading"]
+
+
+def test_a_judging_that_was_interrupted_goes_on_where_it_was(model, planted, tmp_path):
+    one, texts, says = planted
+    file, how = tmp_path / "answers", {"n": 12, "window": 8}
+    first, second = Stops(200), Stops(10**6)
+    with pytest.raises(KeyboardInterrupt):
+        judge_explanations(model, one, texts, says, first, checkpoint=file, **how)
+    table = judge_explanations(model, one, texts, says, second, checkpoint=file, **how)
+    assert first.asked and len(first.asked) + len(second.asked) == table.attrs["asked"]
+    assert table.equals(judge_explanations(model, one, texts, says, reading, **how))
+    with pytest.raises(CasebackError, match="has other questions or another judge"):
+        judge_explanations(model, one, texts, {0: "dogs"}, second, checkpoint=file, **how)
+    with pytest.raises(CasebackError, match="lambda"):
+        judge_explanations(model, one, texts, says, lambda asked: [0.5] * len(asked), checkpoint=tmp_path / "other")
+
+
+def test_progress_counts_questions(model, planted):
+    one, texts, says = planted
+    seen = []
+
+    def slowly(questions):  # a bar says where it stands ten times a second
+        time.sleep(0.11)
+        return reading(questions)
+
+    with watched(lambda what, n, total: seen.append((what, n, total))):
+        table = judge_explanations(model, one, texts, says, slowly, n=12, window=8)
+    counts = [n for what, n, total in seen if what == "judge" and total == table.attrs["asked"]]
+    assert counts[0] == 0 and counts[-1] == table.attrs["asked"] and max(np.diff(counts)) < counts[-1] / 4

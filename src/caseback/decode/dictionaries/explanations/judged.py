@@ -4,6 +4,7 @@
     fuzz       "fires at E. Text: … <<marked>> …  Does it fire at the marked words?"
                marked: the tokens that fire, or as many others of such windows
     auroc      P(p_yes | yes  >  p_yes | no) + P(equal) / 2          no threshold, so no bias of the judge to yes or no
+    chance     1/2 + 1.645 sqrt((a + b + 1) / (12 a b))              passed once in twenty by a judge that knows nothing
 
 A local model need not write anything: p_yes = P(yes) / (P(yes) + P(no)) of the next token. The same questions with
 another feature's explanation stand beside: a judge is worth what lies between the two.
@@ -12,6 +13,7 @@ another feature's explanation stand beside: a judge is worth what lies between t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from caseback.decode.directions.find import auroc
 from caseback.decode.vocabulary.activating.scores import balanced_accuracy
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
@@ -53,6 +56,9 @@ _SHOTS = {
         "the word ' dog'",
     ),
 }
+
+
+_NAMES = {"detect": "detection", "fuzz": "fuzzing"}
 
 
 @checked
@@ -133,6 +139,7 @@ def judge_explanations(
     level: float = 0.01,
     length: int | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Ask a judge where features fire, given what is said of them.
@@ -148,7 +155,8 @@ def judge_explanations(
     explanations
         By feature, what it is said to fire at: people's, a list of conditions from ``explain_features``, a chat's.
     judge
-        Who answers: ``local_judge(model)``, or any function from questions to how likely a yes is.
+        Who answers: ``local_judge(model)``, or any function from questions to how likely a yes is. It is asked some
+        questions at a time.
     n
         Windows in which a feature fires, drawn over all strengths, and as many in which it does not.
     window
@@ -159,6 +167,8 @@ def judge_explanations(
         Tokens of a row at most; 128 by default, or the model's context where that is shorter.
     seed
         Same seed, same result. It draws windows, marks, and whose explanation is the other.
+    checkpoint
+        A file that keeps what is done; the same call with it goes on after an interruption. The judge must have a name.
     progress
         Show a progress bar.
 
@@ -167,14 +177,15 @@ def judge_explanations(
     xr.Dataset
         By ``feature``: ``detection`` and ``fuzzing``, balanced accuracies where more than a half is a yes;
         ``detection_auroc`` and ``fuzzing_auroc``, which no threshold enters; each again with ``_of_another``, the
-        explanation of another of the features; ``windows`` in which it fires, of which NaN scores had too few (2), and
-        ``explanation``. Attribute ``asked``, how many questions.
+        explanation of another of the features; ``detection_chance`` and ``fuzzing_chance``, the area that a judge who
+        knows nothing passes once in twenty at so few questions; ``windows`` in which it fires, of which NaN scores had
+        too few (2), and ``explanation``. Attribute ``asked``, how many questions.
 
     Raises
     ------
     CasebackError
         For no explanations, a judge that does not answer each question by a number from 0 to 1, a corpus of fewer than
-        two documents, and a dictionary that does not say its site.
+        two documents, a dictionary that does not say its site, and a checkpoint of other questions or another judge.
     OutOfRange
         For a feature that there is not, and sizes that leave nothing.
 
@@ -203,30 +214,30 @@ def judge_explanations(
     features = list(explanations)
     draw = np.random.default_rng(seed)
     cases = [_cases(codes[:, i].toarray().ravel(), texts, n, level, draw) for i in features]
-    scores: dict[str, np.ndarray] = {}
     order = draw.permutation(len(features))
     other = np.empty(len(features), dtype=int)
     other[order] = np.roll(order, 1)
-    asked = 0
-    kinds = [("", range(len(features)))] + ([("_of_another", other.tolist())] if len(features) > 1 else [])
-    for suffix, whose in progress_bar(kinds, "judge", show=progress):
-        for kind, name in (("detect", "detection"), ("fuzz", "fuzzing")):
-            questions = [
-                _question(kind, explanations[features[j]], text)
-                for case, j in zip(cases, whose, strict=True)
-                for text, _ in case[kind]
-            ]
-            shares = _answers(judge, questions)
-            asked += len(questions)
-            ends = np.cumsum([0, *(len(case[kind]) for case in cases)])
-            parts = [shares[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-            true = [np.array([answer for _, answer in case[kind]], dtype=bool) for case in cases]
-            both = [_scores(p, y) for p, y in zip(parts, true, strict=True)]
-            scores[f"{name}{suffix}"], scores[f"{name}_auroc{suffix}"] = np.array(both).T
+    whose = {"": range(len(features))} | ({"_of_another": other.tolist()} if len(features) > 1 else {})
+    asked = [(kind, suffix, b, j) for kind in _NAMES for suffix, of in whose.items() for b, j in enumerate(of)]
+    questions = [
+        _question(kind, explanations[features[j]], text) for kind, _, b, j in asked for text, _ in cases[b][kind]
+    ]
+    file = Checkpoint(
+        checkpoint, {"questions": questions, "judge": judge}, other="has other questions or another judge"
+    )
+    shares = _answers(judge, questions, file, progress)
+    ends = np.cumsum([len(cases[b][kind]) for kind, _, b, _ in asked])
+    scores: dict[str, np.ndarray] = {}
+    for (kind, suffix, b, _), p in zip(asked, np.split(shares, ends[:-1]), strict=True):
+        y = np.array([answer for _, answer in cases[b][kind]], dtype=bool)
+        parts = {suffix: 0, f"_auroc{suffix}": 1} | ({"_chance": 2} if not suffix else {})
+        for ending, part in parts.items():
+            column = scores.setdefault(f"{_NAMES[kind]}{ending}", np.full(len(features), np.nan))
+            column[b] = _scores(p, y)[part]
     arrays: dict[str, Any] = {name: (["feature"], values) for name, values in scores.items()}
     arrays["windows"] = ["feature"], np.array([case["windows"] for case in cases])
     arrays["explanation"] = ["feature"], np.array([explanations[i] for i in features], dtype=object)
-    attrs = {"asked": asked, "n": n, "window": window, "level": level, "seed": seed, "site": str(site)}
+    attrs = {"asked": len(questions), "n": n, "window": window, "level": level, "seed": seed, "site": str(site)}
     of = labelled(scores["detection"], ["feature"], technique=judge_explanations, model=model, **attrs).attrs
     return xr.Dataset(arrays, {"feature": features}, of)
 
@@ -273,24 +284,35 @@ def _question(kind: str, explanation: str, text: str) -> str:
     )
 
 
-def _answers(judge: Judge, questions: Sequence[str]) -> np.ndarray:
-    if not questions:
-        return np.zeros(0)
-    answers = judge(questions)
+def _answers(judge: Judge, questions: Sequence[str], file: Checkpoint, progress: bool) -> np.ndarray:
+    """What a judge says to all questions, some at a time; what an earlier call heard is not asked again."""
+    saved = file.read()
+    shares = np.zeros(0) if saved is None else saved.tensors["shares"].numpy()
+    size = limit("interchange_prompts")
+    with progress_bar(total=len(questions), initial=len(shares), what="judge", unit="question", show=progress) as bar:
+        for first in range(len(shares), len(questions), size):
+            some = list(questions[first : first + size])
+            shares = np.concatenate([shares, _shares(judge(some), len(some))])
+            file.write({"shares": shares})
+            bar.update(len(some))
+    return shares
+
+
+def _shares(answers: Any, count: int) -> np.ndarray:
     try:
         shares = np.asarray(answers, dtype=float)
     except (TypeError, ValueError):
         shares = np.zeros(0)
-    if shares.shape != (len(questions),) or not ((shares >= 0) & (shares <= 1)).all():
-        raise CasebackError(
-            f"the judge answered {len(questions)} questions otherwise: expected a number from 0 to 1 each"
-        )
+    if shares.shape != (count,) or not ((shares >= 0) & (shares <= 1)).all():
+        raise CasebackError(f"the judge answered {count} questions otherwise: expected a number from 0 to 1 each")
     return shares
 
 
-def _scores(p: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Balanced accuracy at a half, and the area under the curve."""
+def _scores(p: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Balanced accuracy at a half, the area under the curve, and which area chance passes once in twenty."""
     if y.all() or not y.any():
-        return np.nan, np.nan
+        return np.nan, np.nan, np.nan
     area = auroc(torch.from_numpy(p)[None], torch.from_numpy(y))
-    return balanced_accuracy((p > 0.5).tolist(), y.tolist()), float(area[0])
+    a, b = int(y.sum()), int((~y).sum())
+    chance = min(1.0, 0.5 + 1.645 * ((a + b + 1) / (12 * a * b)) ** 0.5)
+    return balanced_accuracy((p > 0.5).tolist(), y.tolist()), float(area[0]), chance

@@ -35,21 +35,23 @@ def print_emergence(document: Document, *, console: Console | None = None) -> No
         say = lambda words: console.print(words, highlight=False, markup=False)  # noqa: E731
         say(f"{document['model']['name']}, {len(steps)} checkpoints: {arisen_words(document)}")
         at = _columns(steps, [kind["arises"] for kind in document["kinds"]])
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("best head's score by step")
-        for i in at:
-            table.add_column(f"{steps[i]:,}", justify="right")
-        for kind in document["kinds"]:
-            if not kind["missing"]:
-                marked = [f"{_shown(kind['score'][i])}{'*' if kind['seen'][i] else ' '}" for i in at]
-                table.add_row(kind["kind"], *marked)
+        columns = [f"{steps[i]:,}" for i in at]
+        scores = [
+            (kind["kind"], [f"{_shown(kind['score'][i])}{'*' if kind['seen'][i] else ' '}" for i in at])
+            for kind in document["kinds"]
+            if not kind["missing"]
+        ]
+        if scores:
+            console.print(_table("best head's score by step", columns, scores))
+            say("* a head has the label at this step")
+        curves = []
         for curve in document["curves"]:
             if not curve["missing"]:
-                table.add_row(curve["name"], *(f"{_shown(curve['values'][i])} " for i in at))
+                curves.append((curve["name"], [f"{_shown(curve['values'][i])} " for i in at]))
                 if any(value is not None for value in curve["beside"]):
-                    table.add_row(f"   {curve['beside_is']}", *(f"{_shown(curve['beside'][i])} " for i in at))
-        console.print(table)
-        say("* a head has the label at this step")
+                    curves.append((f"   {curve['beside_is']}", [f"{_shown(curve['beside'][i])} " for i in at]))
+        if curves:
+            console.print(_table("losses, n-grams and norms by step", columns, curves))
         for words in missing_words(document):
             say(words)
 
@@ -106,6 +108,16 @@ def _columns(steps: Sequence[int], arisen: Sequence[int | None]) -> list[int]:
     counts = Counter(steps.index(step) for step in arisen if step in steps)
     wanted = [0, last, *(i for i, _ in counts.most_common()), *(round(i * last / (SHOWN - 1)) for i in range(SHOWN))]
     return sorted([*dict.fromkeys(wanted)][:SHOWN])
+
+
+def _table(heading: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(heading)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    return table
 
 
 def _shown(value: float | None) -> str:
