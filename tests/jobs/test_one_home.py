@@ -24,6 +24,7 @@ NO_BOUNDS = {"train.py:ROWS"}
 OF_A_TRAINING = {
     "reft.py:fit_reft",
     "mend_training.py:fit_mend",
+    "learning_coefficient.py:learning_coefficient",
     "controls.py:frozen_decoder",
     "reconstruction.py:reconstruction_measures",
     "toy_models.py:superposition_phases",
