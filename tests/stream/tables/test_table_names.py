@@ -8,7 +8,7 @@ import torch
 import naive_tables as naive
 import shelf
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent
-from caseback.model.running.edits import Replace
+from caseback.model.running.edits import Apply
 from caseback.stream.one_pass import pass_over
 from caseback.stream.tables.neurons.windows import NeuronWindows
 from caseback.stream.tables.registry import TABLES, tables_of
@@ -80,7 +80,7 @@ def test_groups_that_do_not_exist_are_refused():
 
 @pytest.mark.parametrize("options", [{}, {"per_document": False}])
 def test_what_is_no_number_is_not_ranked(options):
-    model = shelf.model("gpt2").edited([Replace("mlp_post", torch.nan, layer=1, pos=0)])
+    model = shelf.model("gpt2").edited([Apply("mlp_post", lambda old: old * torch.nan, layer=1, pos=0)])
     corpus = naive.corpus_of(model, read=[])
     with pytest.raises(CasebackError, match="mlp_post.1 has a NaN"):
         pass_over(model, corpus.block(), {"it": NeuronWindows(**options)}, corpus.kinds, batch_tokens=1)

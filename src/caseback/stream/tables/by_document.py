@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -23,18 +24,32 @@ from caseback.model.running.model import Model
 from caseback.stream.marks import Marks
 from caseback.stream.tables.attention.direct import TowardTokens, expect_direct
 from caseback.stream.tables.dataset import dataset
-from caseback.stream.tables.site_shapes import above_zero, in_slices, layered, shape_of
+from caseback.stream.tables.site_shapes import above_zero, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 
 
-def _sums(x: Tensor, which: Tensor, n: int, of: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-    """The sum of what is made of each group's rows."""
-    if x.device.type != "cpu":  # where rows are added in an order that differs from call to call, unlike a product
-        return torch.nn.functional.one_hot(which, n).T.to(x.dtype) @ of(x)
-    sums = x.new_zeros(n, *x.shape[1:])
-    for some, part in in_slices(x):
-        sums.index_add_(0, which[some], of(part))
-    return sums
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """A batch's tokens in groups, each in one: ``which`` (token) of ``n``."""
+
+    which: Tensor
+    n: int
+
+    @cached_property
+    def runs(self) -> list[tuple[int, slice]]:
+        """Tokens side by side of one group, with its number."""
+        group, size = self.which.unique_consecutive(return_counts=True)
+        ends = size.cumsum(0).tolist()
+        return [(g, slice(i, j)) for g, i, j in zip(group.tolist(), [0, *ends], ends, strict=False)]
+
+    def sums(self, x: Tensor, of: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+        """The sum of what is made of each group's tokens."""
+        if x.device.type != "cpu":  # one product: nothing is read back
+            return torch.nn.functional.one_hot(self.which, self.n).T.to(x.dtype) @ of(x)
+        sums = x.new_zeros(self.n, *x.shape[1:])
+        for group, some in self.runs:
+            sums[group] += of(x[some]).sum(0)
+        return sums
 
 
 def _largest(x: Tensor, which: Tensor, n: int) -> Tensor:
@@ -94,21 +109,21 @@ class NeuronDocuments(Table):
             return
         # what does not enter is a group of its own at the end, left out of products and maxima: no site is copied
         which = torch.full_like(seen.marks.document, len(document)).masked_scatter(some, inverse)
-        parts = self.by_site(seen, which, len(document) + 1)
+        parts = self.by_site(seen, _Groups(which, len(document) + 1))
         more = {name: torch.stack(own, 1)[:-1].to(state[name].dtype) for name, own in parts.items()}
         n = torch.bincount(which, minlength=len(document) + 1)[:-1]
         state.update(self.merge(state, {"document": document, "n": n, **more}))
 
-    def by_site(self, seen: Seen, which: Tensor, groups: int) -> dict[str, list[Tensor]]:
-        """Each statistic by site, (group, unit), of tokens of which each is in one group."""
+    def by_site(self, seen: Seen, groups: _Groups) -> dict[str, list[Tensor]]:
+        """Each statistic by site, (group, unit)."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.statistics}
         gates = {site.layer: site for site in self._gates(seen.model.anatomy)}
         for site in layered(seen.model.anatomy, self.site, self.name):
             x = seen.wide(site)
             gate = seen.wide(gates[site.layer]) if site.layer in gates else x
-            parts["sums"].append(_sums(x, which, groups))
-            parts["largest"].append(_largest(x, which, groups))
-            parts["firings"].append(_sums(gate, which, groups, above_zero))
+            parts["sums"].append(groups.sums(x))
+            parts["largest"].append(_largest(x, groups.which, groups.n))
+            parts["firings"].append(groups.sums(gate, above_zero))
         return parts
 
     def merge(self, one: State, other: State) -> State:
@@ -165,12 +180,12 @@ class HeadDocuments(NeuronDocuments):
         follows[:-1] = marks.row[1:] == marks.row[:-1]
         return super().counted(marks) & follows
 
-    def by_site(self, seen: Seen, which: Tensor, groups: int) -> dict[str, list[Tensor]]:
+    def by_site(self, seen: Seen, groups: _Groups) -> dict[str, list[Tensor]]:
         """Each statistic by layer, (group, head)."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.statistics}
         toward = TowardTokens(seen, seen.marks.current.roll(-1))
         for layer in range(seen.model.anatomy.n_layers):
             effect = torch.linalg.vecdot(seen.wide(Site(self.site, layer)), toward.read(layer))
-            parts["sums"].append(_sums(effect, which, groups))
-            parts["sizes"].append(_sums(effect, which, groups, torch.abs))
+            parts["sums"].append(groups.sums(effect))
+            parts["sizes"].append(groups.sums(effect, torch.abs))
         return parts

@@ -72,9 +72,14 @@ def above_zero(x: Tensor) -> Tensor:
     return torch.gt(x, 0, out=torch.empty_like(x))
 
 
+def _in_caches(x: Tensor) -> int:
+    """Numbers that the caches of all threads hold; with fewer a thread takes longer to wake than to work."""
+    return limit("table_numbers", x.device) * (torch.get_num_threads() if x.device.type == "cpu" else 1)
+
+
 def in_slices(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Some tokens of (token, ...) after another, as many as several sums can be formed of in a CPU's cache."""
-    step = max(1, limit("table_numbers", x.device) // max(1, x[:1].numel()))
+    step = max(1, _in_caches(x) // max(1, x[:1].numel()))
     for first in range(0, len(x), step):
         some = slice(first, first + step)
         yield some, x[some]
@@ -82,7 +87,7 @@ def in_slices(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def in_columns(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Some units of (token, unit) after another: for counts by unit, which then stay in a cache too."""
-    step = max(1, limit("table_numbers", x.device) // max(1, len(x)))
+    step = max(1, _in_caches(x) // max(1, len(x)))
     for first in range(0, x.shape[1], step):
         some = slice(first, first + step)
         yield some, x[:, some]

@@ -24,7 +24,7 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.attention.allowed_keys import allowed_keys, distinct
 from caseback.stream.tables.dataset import dataset, mean_and_variance
-from caseback.stream.tables.site_shapes import layered, shape_of
+from caseback.stream.tables.site_shapes import in_slices, layered, shape_of
 from caseback.stream.tables.table import Seen, State, Table
 
 EXACT = 32
@@ -92,9 +92,10 @@ class AttentionOffsets(Table):
             state["sink"][i] += sink.sum((0, 2))
             state["sink_squares"][i] += sink.square().sum((0, 2))
             with _without_first(a):
-                sums, squares = (_summed(_by_distance(x, skip, width)) for x in (a, a.square()))
-            state["sums"][i] += _binned(sums.flip(-1), bins)
-            state["squares"][i] += _binned(squares.flip(-1), bins)
+                state["sums"][i] += _binned(_summed(_by_distance(a, skip, width)).flip(-1), bins)
+                for _, some in in_slices(a):
+                    squares = _summed(_by_distance(some.square(), skip, width))
+                    state["squares"][i] += _binned(squares.flip(-1), bins)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``mean``, ``variance``, ``pairs``, ``uniform`` by bin; ``sink``, ``uniform_sink``, ``outside`` by head.
