@@ -145,6 +145,8 @@ def test_other_bad_inputs_are_refused():
     model = cb.load(tiny("gpt2"))
     with pytest.raises(CasebackError, match="expected two or more"):
         learning_coefficient(model, [1, 2, 3])
+    with pytest.raises(CasebackError, match="stands under edits"):
+        learning_coefficient(model.edited([cb.Zero("z", layer=0, head=0)]), PROMPTS)
     with pytest.raises(CasebackError, match="no parameter is called 'transformer.h.9'"):
         learning_coefficient(model, PROMPTS, within=["transformer.h.9"])
 

@@ -167,7 +167,7 @@ def learning_coefficient(
     OutOfRange
         For options that are no numbers above 0.
     CasebackError
-        For fewer than two prompts, a name of no parameter, and walks that left for infinity.
+        For a model under edits, fewer than two prompts, a name of no parameter, and walks that left for infinity.
 
     References
     ----------
@@ -183,6 +183,8 @@ def learning_coefficient(
     >>> dict(found.sizes), found.attrs["n_weights"]
     ({'chain': 2, 'step': 3}, 50944)
     """
+    if model.anatomy.standing:
+        raise CasebackError("this model stands under edits, and walks are of weights: give the model itself")
     whole = model.tokens(tokens)
     n = len(whole)
     if n < 2:
