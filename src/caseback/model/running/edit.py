@@ -187,7 +187,7 @@ def _checked(edit: Edit, name: str) -> Any:
     numbers = as_numbers(value, label, EditError, _NUMBERS[name])
     if name in ("basis", "over") and not isinstance(numbers, Tensor):
         raise EditError(f"{label} is a number, expected {_NUMBERS[name]}")
-    expect_finite(numbers, label, EditError, infinite=edit.site.startswith("scores"))  # there it hides a key
+    expect_finite(numbers, label, EditError, infinite=str(edit.site).startswith("scores"))  # there it hides a key
     return numbers
 
 
