@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 import caseback as cb
 from caseback.decode.dictionaries import Facts, Standard, judge_explanations, local_judge
 from caseback.decode.dictionaries.explanations.judged import _scores
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.progress import watched
 
 WORDS = (" Mary", " John", " store", " garden", " gave", " dog")
@@ -160,3 +160,8 @@ def test_progress_counts_questions(model, planted):
         table = judge_explanations(model, one, texts, says, slowly, n=12, window=8)
     counts = [n for what, n, total in seen if what == "judge" and total == table.attrs["asked"]]
     assert counts[0] == 0 and counts[-1] == table.attrs["asked"] and max(np.diff(counts)) < counts[-1] / 4
+
+
+def test_a_judge_with_too_short_a_context_says_what_to_do():
+    with pytest.raises(TokensError, match="cannot read a question: .* judge with a longer context"):
+        local_judge(cb.load("meadow"))(["word " * 400])

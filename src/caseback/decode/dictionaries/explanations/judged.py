@@ -26,7 +26,7 @@ from caseback.decode.dictionaries.explanations.corpus_codes import CorpusTokens,
 from caseback.decode.dictionaries.measures.replacement import splice_of
 from caseback.decode.directions.find import auroc
 from caseback.decode.vocabulary.activating.scores import balanced_accuracy
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
@@ -110,8 +110,14 @@ def local_judge(model: Model, *, batch_size: int | None = None) -> Judge:
     def judge(questions: Sequence[str]) -> list[float]:
         shares: list[float] = []
         for first in range(0, len(questions), size):
-            tokens = model.tokens(list(questions[first : first + size]))
-            states = execute(model.anatomy, tokens, read=[last], logits=False)[last]
+            try:
+                tokens = model.tokens(list(questions[first : first + size]))
+                states = execute(model.anatomy, tokens, read=[last], logits=False)[last]
+            except TokensError as error:
+                raise TokensError(
+                    f"{model.name} cannot read a question: {error}. Questions hold examples, a window and an "
+                    "explanation: take shorter windows, or a judge with a longer context"
+                ) from error
             ends = states[torch.arange(len(tokens)), tokens.column(-1).to(states.device)]
             with torch.no_grad():
                 logits = unembed(model.anatomy, ends, ids).double()
