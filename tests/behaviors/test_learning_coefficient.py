@@ -9,7 +9,7 @@ import torch
 import caseback as cb
 from caseback.behaviors import emergence, learning_coefficient
 from caseback.behaviors.growth.learning_coefficient import Walk
-from caseback.errors import CasebackError, OutOfRange
+from caseback.errors import CasebackError, OutOfRange, TargetError
 from zoo import tiny
 
 PROMPTS = [[1, 5, 2, 7, 3], [4, 4, 6, 1], [2, 9, 8, 3, 5, 1], [7, 1, 1, 2]]
@@ -145,6 +145,8 @@ def test_other_bad_inputs_are_refused():
     model = cb.load(tiny("gpt2"))
     with pytest.raises(CasebackError, match="expected two or more"):
         learning_coefficient(model, [1, 2, 3])
+    with pytest.raises(TargetError, match="needs a metric of the logits"):
+        learning_coefficient(model, PROMPTS, cb.activation("mlp_post", layer=0, unit=3))
     with pytest.raises(CasebackError, match="stands under edits"):
         learning_coefficient(model.edited([cb.Zero("z", layer=0, head=0)]), PROMPTS)
     with pytest.raises(CasebackError, match="no parameter is called 'transformer.h.9'"):

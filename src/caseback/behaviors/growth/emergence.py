@@ -41,6 +41,8 @@ HEADS = (
 )
 """The kinds that are looked for: those of heads that need no words of a language."""
 
+COEFFICIENT = "learning coefficient"
+"""The curve that is measured only where it is asked for."""
 CURVES = {
     "loss": ("loss of the text's next token, in nats", "the same of its bigrams"),
     "distance to unigrams": ("KL from the text's unigrams to the model", "the same of its bigrams"),
@@ -52,10 +54,9 @@ CURVES = {
     ),
     "growth of the stream": ("factor by which the stream's norm grows a layer, without first tokens", ""),
     "squared weights": ("sum of all squared weights", ""),
-    "learning coefficient": ("how flat the text's loss is around the weights: less is flatter", ""),
+    COEFFICIENT: ("how flat the text's loss is around the weights: less is flatter", ""),
 }
 """What each curve is, and what is beside it."""
-COEFFICIENT = "learning coefficient"
 LINES = ("score", "control", "band", "best", "seen")
 
 

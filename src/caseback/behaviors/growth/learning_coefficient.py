@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ from caseback.model.anatomy.parameters import expect_own_numbers
 from caseback.model.loading.load import load
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-from caseback.model.running.metrics import Metric, loss
+from caseback.model.running.metrics import Metric, expect_logits, loss
 from caseback.model.running.model import Model
 from caseback.model.running.run import inputs_of
 from caseback.model.running.tokens import PromptsLike, Tokens
@@ -79,7 +79,7 @@ class Walk:
         excess = []
         try:
             for _ in range(self.burn_in + self.steps):
-                some = torch.randperm(len(start), generator=generator)[: self.batch_size].to(start.device)
+                some = torch.randperm(len(start), generator=generator)[: self.batch_size]
                 value = losses(some).mean()
                 excess.append(value.detach() - start[some].mean())
                 gradients = torch.autograd.grad(value, weights)
@@ -166,6 +166,8 @@ def learning_coefficient(
     ------
     OutOfRange
         For options that are no numbers above 0.
+    TargetError
+        For a metric of a site.
     CasebackError
         For a model under edits, fewer than two prompts, a name of no parameter, and walks that left for infinity.
 
@@ -185,6 +187,8 @@ def learning_coefficient(
     """
     if model.anatomy.standing:
         raise CasebackError("this model stands under edits, and walks are of weights: give the model itself")
+    if metric is not None:
+        expect_logits(metric, "a learning coefficient")
     whole = model.tokens(tokens)
     n = len(whole)
     if n < 2:
@@ -205,7 +209,7 @@ def learning_coefficient(
     losses = _losses(twin, whole, metric)
     with torch.no_grad():
         at_once = max(1, limit("stream_tokens", twin.device) // whole.shape[1])
-        start = torch.cat([losses(rows) for rows in torch.arange(n, device=twin.device).split(at_once)])
+        start = torch.cat([losses(rows) for rows in torch.arange(n).split(at_once)])
     with progress_bar(
         total=chains * (burn_in + steps), initial=len(done) * (burn_in + steps), show=progress, what="walks"
     ) as bar:
@@ -213,7 +217,7 @@ def learning_coefficient(
             draw = torch.Generator().manual_seed(seed * 1_000_003 + chain)
             excess = walk.excess(list(moving.values()), losses, start, draw, bar.update).cpu()
             if not bool(excess.isfinite().all()):
-                raise CasebackError(f"walk {chain + 1} left for infinity: lower lr={lr}, or raise localization")
+                raise CasebackError(f"walk {chain + 1} left for infinity: lower lr={walk.lr}, or raise localization")
             done.append(excess)
             file.write({"excess": torch.stack(done)})
     excess = torch.stack(done)
@@ -267,6 +271,8 @@ def _movable(model: Model, within: Sequence[str] | None) -> tuple[Model, dict[st
 
 def _losses(twin: Model, whole: Tokens, metric: Metric | None) -> Losses:
     measure, sign = (loss(), 1) if metric is None else (metric, -1)
+    bound = measure.on(whole, twin.anatomy)
+    measure = replace(measure, bind=lambda *_: bound)  # targets become ids once, not at every step
 
     def of(rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
         part = Tokens(whole.ids[rows], whole.mask[rows], [whole.text[i] for i in rows.tolist()])
