@@ -109,6 +109,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "virtual_weights": Limit(2**22, "weights between features", "the largest of a block are looked for", 2**28),
         "probe_numbers": Limit(2**26, "numbers", "representations of sites whose probes are fitted together", 2**30),
+        "walking_numbers": Limit(
+            2**23, "numbers", "data of sites that are fitted together stay in a CPU's caches from step to step", 2**28
+        ),
         "agreement_signs": Limit(2**24, "signs of pairs", "a rank correlation compares every pair of features"),
         "table_numbers": Limit(
             2**18,

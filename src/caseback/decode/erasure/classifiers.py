@@ -62,7 +62,7 @@ def classified(
     x: Float[Tensor, "place example d"], split: Split, classifier: Classifier, penalty: float
 ) -> tuple[Float[Tensor, "place d k"], Float[Tensor, " place"]]:
     """Weights of classifiers of features as they are, and their accuracy on held-out examples."""
-    standard = Standard.of(x[:, ~split.held])
+    standard = Standard.of(x[:, ~split.held], in_place=True)
     of_each = standard.mean.new_full((len(standard.mean),), penalty)
     fitted = fit(standard, split.labels[~split.held], split.n_classes, classifier, of_each)
     own, bias = standard.folded(*fitted)

@@ -25,7 +25,6 @@ from torch import Tensor
 from caseback.decode.probes.logistic import fit_logistic
 from caseback.decode.probes.penalties import scores_of_classes
 from caseback.decode.probes.standard import Standard
-from caseback.model.algebra.symmetric_product import symmetric_product
 
 PRECISIONS = (1e4, 1e3, 1e2, 1e1, 1.0)
 """What is tried, the strongest first: weights' squared size is 1 / precision, of standardized features."""
@@ -95,7 +94,7 @@ def variational_bits(
 def _with_prior(x: Tensor, y: Tensor, n_classes: int) -> tuple[Standard, Int[Tensor, " example"]]:
     """Features and labels with one example more of each class, at the mean."""
     mean = x.mean(1, keepdim=True).expand(-1, n_classes, -1)
-    return Standard.of(torch.cat([x, mean], 1)), torch.cat([y, torch.arange(n_classes, device=y.device)])
+    return Standard.of(torch.cat([x, mean], 1), in_place=True), torch.cat([y, torch.arange(n_classes, device=y.device)])
 
 
 def _surprise(log_p: Float[Tensor, "site example class"], y: Int[Tensor, " example"]) -> Float[Tensor, " site"]:
@@ -113,9 +112,7 @@ def _laplace_nats(
     nats = nats + of_intercepts[:, 1:, 1:].double().logdet() / 2
     nats = nats - (n_classes - 1) / 2 * math.log(2 * math.pi) - math.lgamma(n_classes)
     for c in range(n_classes - w.shape[-1], n_classes):  # a block for each column of weights
-        root = (p[..., c] * (1 - p[..., c])).sqrt()
-        curvature = symmetric_product(standard.centered * root[..., None])
-        curvature = curvature / (standard.scale[..., None] * standard.scale[:, None])
+        curvature = len(labels) * standard.weighted_gram((p[..., c] * (1 - p[..., c]))[..., None])
         # divided by the precision, so that it is close to the identity where data say little
         identity = torch.eye(curvature.shape[-1], dtype=torch.float64, device=p.device)
         nats = nats + (curvature.double() / precision + identity).logdet() / 2

@@ -176,7 +176,7 @@ def _penalty(
 def _surprises(x: Tensor, y: Tensor, setting: Setting, penalty: Tensor) -> Float[Tensor, "site held"]:
     """Bits of each held-out example's label."""
     held, n_classes = setting.held, len(setting.classes)
-    standard = Standard.of(x[:, ~held])
+    standard = Standard.of(x[:, ~held], in_place=True)
     w, b = standard.folded(*fit(standard, y[~held], n_classes, "logistic", penalty))
     log_p = scores_of_classes(x[:, held] @ w + b[:, None]).log_softmax(-1)
     own = log_p.gather(-1, y[held].expand(len(x), -1)[..., None])[..., 0]

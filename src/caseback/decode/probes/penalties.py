@@ -67,7 +67,7 @@ def best_penalty(
     for fold in inner:
         held = torch.zeros(len(y), dtype=torch.bool, device=x.device)
         held[torch.from_numpy(fold).to(x.device)] = True
-        standard, start = Standard.of(x[:, ~held]), None
+        standard, start = Standard.of(x[:, ~held], in_place=True), None
         for i, value in enumerate(tried):
             start = fit(standard, y[~held], n_classes, method, x.new_full((len(x),), value), start)
             own, bias = standard.folded(*start)
@@ -92,7 +92,7 @@ def out_of_fold(
     for fold in inner:
         held = torch.zeros(len(y), dtype=torch.bool, device=x.device)
         held[torch.from_numpy(fold).to(x.device)] = True
-        standard = Standard.of(x[:, ~held])
+        standard = Standard.of(x[:, ~held], in_place=True)
         own, bias = standard.folded(*fit(standard, y[~held], n_classes, method, penalty))
         scores[:, held] = scores_of_classes(x[:, held] @ own + bias[:, None])
     return scores

@@ -18,7 +18,7 @@ from caseback.model.algebra.symmetric_product import symmetric_product
 class Standard:
     """Features about their mean, their scales, and the mean products of standardized ones.
 
-    ``centered`` is the one copy of the data that is made; scales are folded into what it is multiplied with. A feature
+    ``centered`` is the one copy of the data that is made, if any; scales are folded into what it is multiplied with. A feature
     that does not vary has scale 1.
     """
 
@@ -28,20 +28,32 @@ class Standard:
     gram: Float[Tensor, "site d d"]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "site example d"]) -> Standard:
-        """Of the examples that a probe is fitted to."""
+    def of(cls, x: Float[Tensor, "site example d"], *, in_place: bool = False) -> Standard:
+        """Of the examples that a probe is fitted to; ``in_place`` of a copy that nobody else reads."""
         n = x.shape[1]
         mean = x.mean(1)
-        centered = x - mean[:, None]
+        centered = x.sub_(mean[:, None]) if in_place else x - mean[:, None]
         gram = symmetric_product(centered) / n
         scale = gram.diagonal(dim1=1, dim2=2).sqrt()
         scale = scale.masked_fill(scale <= torch.finfo(x.dtype).eps * mean.abs() * 4, 1)
         return cls(centered, mean, scale, gram / (scale[..., None] * scale[:, None]))
 
+    def at(self, some: slice) -> Standard:
+        """Some of the sites."""
+        return Standard(self.centered[some], self.mean[some], self.scale[some], self.gram[some])
+
+    def weighted_gram(self, weight: Float[Tensor, "site example 1"]) -> Float[Tensor, "site d d"]:
+        """Mean products of standardized features, each example with its weight."""
+        products = symmetric_product(self.centered * weight.sqrt()) / self.centered.shape[1]
+        return products / (self.scale[..., None] * self.scale[:, None])
+
     def times(self, w: Float[Tensor, "site d k"]) -> Float[Tensor, "site example k"]:
         """Standardized data times weights."""
+        own = w / self.scale[..., None]
+        if len(own) == 1:  # a batch of one is slower than none
+            return (own[0].mT @ self.centered[0].mT).mT[None]
         # a matrix times one vector is half as fast the other way round
-        return ((w / self.scale[..., None]).mT @ self.centered.mT).mT
+        return (own.mT @ self.centered.mT).mT
 
     def transposed(self, r: Float[Tensor, "site example k"]) -> Float[Tensor, "site d k"]:
         """Standardized data, transposed, times values of examples."""
