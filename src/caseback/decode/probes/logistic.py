@@ -26,6 +26,7 @@ from caseback.jobs.budget import limit
 
 FIRST_REFRESH = 10  # steps; a Hessian costs as much as ten of them
 
+
 def fit_logistic(
     standard: Standard,
     y: Int[Tensor, " example"],
@@ -134,7 +135,7 @@ def _probability(z: Tensor) -> Tensor:
 
 
 def _variance(z: Tensor) -> Tensor:
-    """p (1 - p), not so small that rounding decides where no example is in doubt."""
+    """Of p, p (1 - p), not so small that rounding decides where no example is in doubt."""
     p = z.sigmoid()
     return (p * (1 - p)).clamp_min(torch.finfo(z.dtype).eps ** 0.5)
 

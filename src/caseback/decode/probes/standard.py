@@ -18,8 +18,8 @@ from caseback.model.algebra.symmetric_product import symmetric_product
 class Standard:
     """Features about their mean, their scales, and the mean products of standardized ones.
 
-    ``centered`` is the one copy of the data that is made, if any; scales are folded into what it is multiplied with. A feature
-    that does not vary has scale 1.
+    ``centered`` is the one copy of the data that is made, if any; scales are folded into what it is multiplied with. A
+    feature that does not vary has scale 1.
     """
 
     centered: Float[Tensor, "site example d"]
