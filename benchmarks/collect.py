@@ -1,16 +1,25 @@
 """What the tables cost: a pass that collects them against plain Hugging Face forwards of the same rows.
 
-    python benchmarks/collect.py [--rounds 5] [--threads 2] [--rows 8] [--tokens 256] [--tables neuron_moments ...]
+    python benchmarks/collect.py [--rounds 5] [--threads 2] [--rows 8] [--tokens 256] [--ids uniform]
+                                 [--tables neuron_moments ...]
 
-GPT-2-small shape, random weights. Each pass is timed between two rounds of plain forwards (logits included) and divided
-by them; medians over the rounds, wall and CPU time. "reading" reads pattern, z, mlp_post and resid_post and reduces
-nothing; "all" collects every table in one pass, second moments of the stream at every layer and of one layer's MLP.
+GPT-2-small shape, random weights, ids as often as words are (the r-th commonest as 1 / (r + 2.7)) or uniform. Each
+pass is timed between two rounds of plain forwards (logits included) and divided by them; medians over the rounds, wall
+and CPU time. "reading" reads pattern, z, mlp_post and resid_post and reduces nothing; "all" collects every table in one
+pass, second moments of the stream at every layer and of one layer's MLP.
+
+By default glibc gives memory back to the system when a large array goes, and a pass then pays for page faults, more or
+fewer as its arrays happen to lie: here it keeps what it has, for the plain forwards as well.
 """
 
 import argparse
 import os
+import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "MALLOC_TRIM_THRESHOLD_" not in os.environ:  # glibc reads it when a process begins
+    kept = {f"MALLOC_{name}_": str(2**32 - 1) for name in ("TRIM_THRESHOLD", "MMAP_THRESHOLD")}
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **kept, "MALLOC_TOP_PAD_": str(2**28)})
 import torch
 from overhead import ratios
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -30,6 +39,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--rows", type=int, default=8)
     options.add_argument("--tokens", type=int, default=256)
+    options.add_argument("--ids", choices=("words", "uniform"), default="words")
     options.add_argument("--batch-tokens", type=int, default=2048)
     options.add_argument("--tables", nargs="*")
     options.add_argument("--only-all", action="store_true")
@@ -38,7 +48,8 @@ def main() -> None:
     torch.manual_seed(0)
     hf = GPT2LMHeadModel(GPT2Config()).eval()
     model = cb.load(hf)
-    ids = torch.randint(0, model.d_vocab, (chosen.rows, chosen.tokens))
+    often = 1 / (torch.arange(model.d_vocab) + 3.7) if chosen.ids == "words" else torch.ones(model.d_vocab)
+    ids = torch.multinomial(often, chosen.rows * chosen.tokens, replacement=True).view(chosen.rows, chosen.tokens)
     block = Block.of([Row(row, document, 0, 0) for document, row in enumerate(ids.tolist())])
     kinds = token_kinds(model)
     batches = [tokens.ids for tokens, _ in block.batches(chosen.batch_tokens)]
