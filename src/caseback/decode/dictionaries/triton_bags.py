@@ -25,8 +25,8 @@ except ImportError:
     triton: Any = None
     tl: Any = None
 
-AT_ONCE = 16  # entries in hand
-WIDEST = 256  # columns of a program
+TILE = 16  # entries a program has in hand
+TILE_WIDTH = 256  # columns of a program
 
 if triton is not None:
 
@@ -91,11 +91,11 @@ def sums(values: Tensor, rows: Tensor, index: Tensor, starts: Tensor) -> Tensor:
     d, n_bags = rows.shape[1], len(starts)
     out = rows.new_empty(n_bags, d)
     if n_bags and d:
-        width = min(WIDEST, triton.next_power_of_2(d))
+        width = min(TILE_WIDTH, triton.next_power_of_2(d))
         given = [each.contiguous() for each in (values, rows, index, starts)]
         with torch.cuda.device_of(rows):
             grid = (n_bags, triton.cdiv(d, width))
-            _sums[grid](*given, out, len(index), n_bags, d, ENTRIES=AT_ONCE, WIDTH=width, WIDE=_wide(rows))
+            _sums[grid](*given, out, len(index), n_bags, d, ENTRIES=TILE, WIDTH=width, WIDE=_wide(rows))
     return out
 
 
@@ -104,11 +104,11 @@ def dots(left: Tensor, right: Tensor, left_index: Tensor, right_index: Tensor) -
     d, n = right.shape[1], len(left_index)
     out = right.new_empty(n)
     if n:
-        width = min(WIDEST // 2, triton.next_power_of_2(max(1, d)))
+        width = min(TILE_WIDTH // 2, triton.next_power_of_2(max(1, d)))
         given = [each.contiguous() for each in (left, right, left_index, right_index)]
         with torch.cuda.device_of(right):
-            grid = (triton.cdiv(n, AT_ONCE),)
-            _dots[grid](*given, out, n, d, ENTRIES=AT_ONCE, WIDTH=width, WIDE=_wide(right))
+            grid = (triton.cdiv(n, TILE),)
+            _dots[grid](*given, out, n, d, ENTRIES=TILE, WIDTH=width, WIDE=_wide(right))
     return out
 
 
