@@ -25,6 +25,9 @@ from sweeps import floor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import caseback as cb
+from caseback.decode.dictionaries import Recipe, bags
+from caseback.decode.dictionaries.sparse import pattern_of_rows, sparse_decode
+from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import attribution_patching
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
@@ -198,6 +201,51 @@ def measure(column: Column, hf: Any, device: torch.device, rounds: int, side: in
     print(f"{name}: peak memory above the weights {'not measured' if peak is None else f'{peak:.1f} GiB'}{within}")
 
 
+SPARSE = "sparse sums"
+CALLS = 10
+"""At once, of what takes a fraction of a millisecond."""
+
+
+def sums_of_dictionaries(device: torch.device, tokens: int, d: int, features: int, k: int, rounds: int) -> None:
+    """Decoding, with its gradients, and a whole step of TopK; also where one feature is active at every token."""
+    rows = torch.randn(features, d, device=device, requires_grad=True)
+    values = torch.randn(tokens * k, device=device, requires_grad=True)
+    best = torch.rand(tokens, features, device=device).topk(k).indices
+    everywhere = torch.cat([torch.zeros_like(best[:, :1]), best[:, 1:]], 1)
+    to, x = (torch.randn(tokens, d, device=device) for _ in range(2))
+    recipe = Recipe(site="resid_post.0", architecture="topk", options={"k": k}, width=features)
+    trainer = Trainer(recipe, recipe.start(d, d).to(device), 10**9)
+    trainer.begin(x, x)
+
+    def decode() -> None:
+        with torch.no_grad():
+            sparse_decode(values, rows, pattern_of_rows(best, features))
+
+    def gradients(of: torch.Tensor) -> None:
+        written = sparse_decode(values, rows, pattern_of_rows(of, features))
+        torch.autograd.grad(written, (values, rows), to)
+
+    jobs: dict[str, Callable[[], object]] = {
+        "decode": decode,
+        "decode, and its gradients": lambda: gradients(best),
+        "the same, one feature everywhere": lambda: gradients(everywhere),
+        "a step of TopK": lambda: trainer.step(x),
+    }
+    print(f"\n{SPARSE}: {tokens} tokens, d {d}, {features} features, {k} active, fp32")
+    print(f"{'job':38s} {'plain':>9s} {'Triton':>9s} {'plain/Triton':>12s}")
+    by_kernels = bags.uses_triton(rows)
+    for name, job in jobs.items():
+        spent = {}
+        for switch in ("0", "1") if by_kernels else ("0",):
+            os.environ[bags.SWITCH] = switch
+            job()
+            many = [seconds(lambda job=job: [job() for _ in range(CALLS)], device) / CALLS for _ in range(rounds)]
+            spent[switch] = statistics.median(many)
+        other = f"{spent['1'] * 1e3:7.2f}ms {spent['0'] / spent['1']:12.2f}" if by_kernels else "not measured"
+        print(f"{name:38s} {spent['0'] * 1e3:7.2f}ms {other}")
+    os.environ.pop(bags.SWITCH, None)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=3)
@@ -224,6 +272,10 @@ def main() -> None:
             torch.set_default_dtype(torch.float32)
             built = column.config, column.dtype, hf
         measure(column, built[2], device, chosen.rounds, 256 if chosen.small else 4096)
+    if SPARSE.startswith(chosen.columns):
+        built = None
+        for sizes in [(32, 16, 64, 4)] if chosen.small else [(4096, 768, 6144, 32), (4096, 4096, 32768, 64)]:
+            sums_of_dictionaries(device, *sizes, chosen.rounds)
 
 
 if __name__ == "__main__":

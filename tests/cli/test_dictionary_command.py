@@ -74,6 +74,18 @@ def test_trained_end_to_end_or_only_at_the_end(capsys, corpus, tmp_path):
         (one,) = json.loads(answered(capsys, *asked))["dictionaries"]
         assert one["curve"]["tokens"][-1] >= 600 * float(share) and min(one["curve"]["kl"]) > 0
         assert load(tmp_path / share / one["file"]).n_features == 64
+    layers = [
+        *options,
+        "--architecture",
+        "batch_topk_crosscoder",
+        "--end-to-end",
+        "0.5",
+        "--store",
+        str(tmp_path / "x"),
+    ]
+    layers[layers.index("resid_post:1")] = "resid_post:0+resid_post:1"
+    (one,) = json.loads(answered(capsys, "train", str(corpus), *layers, "--json"))["dictionaries"]
+    assert load(tmp_path / "x" / one["file"]).n_sources == 2 and min(one["curve"]["kl"]) > 0
     assert "end-to-end" in refused(
         capsys, "train", str(corpus), *options, "--end-to-end", "2", "--store", str(tmp_path)
     )

@@ -4,8 +4,8 @@
     backward  dL/dd_i = sum_n a_ni g_n            over the tokens n at which feature i is active
               dL/de_i = sum_n g_ni x_n            the same sum, for what the feature reads
 
-Both are sums over bags of rows (``torch.nn.functional.embedding_bag``): a bag is a token of its features, or a feature
-of its tokens. The order of entries by feature is found once a step and used by both gradients.
+Both are sums over bags of rows (``bags``, which says what computes them where): a bag is a token of its features, or a
+feature of its tokens. The order of entries by feature is found once a step and used by both gradients.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.autograd.function import once_differentiable
+
+from caseback.decode.dictionaries import bags
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ class Pattern:
 
 def _starts(place: Tensor, count: int) -> Tensor:
     ends = torch.bincount(place, minlength=count).cumsum(0)
-    return torch.cat([ends.new_zeros(1), ends[:-1]])
+    return torch.cat([ends.new_zeros(1), ends])[:count]
 
 
 def pattern_of(mask: Tensor) -> Pattern:
@@ -102,7 +104,34 @@ def sparse_decode(
     values: Float[Tensor, " entry"], W_dec: Float[Tensor, "feature d"], pattern: Pattern
 ) -> Float[Tensor, "token d"]:
     """Each token's sum of its features' rows; differentiable in the values and the rows."""
-    return embedding_bag(pattern.feature, W_dec, pattern.starts, mode="sum", per_sample_weights=values.to(W_dec.dtype))
+    values = values.to(W_dec.dtype)
+    if bags.uses_triton(W_dec):
+        return _SparseDecode.apply(values, W_dec, pattern)  # pyright: ignore[reportReturnType]
+    return bags.sums(values, W_dec, pattern.feature, pattern.starts)
+
+
+class _SparseDecode(torch.autograd.Function):
+    """``sparse_decode`` by kernels, which know no gradients of their own."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.pattern = pattern
+        return bags.sums(values, W_dec, pattern.feature, pattern.starts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        values, W_dec = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        to_values = to_W = None
+        if ctx.needs_input_grad[0]:
+            to_values = bags.dots(grad, W_dec, pattern.token, pattern.feature)
+        if ctx.needs_input_grad[1]:
+            order, token, starts = pattern.by_feature
+            to_W = bags.sums(values[order], grad, token, starts)
+        return to_values, to_W, None
 
 
 def selected_scores(
@@ -148,6 +177,6 @@ class _SelectedScores(torch.autograd.Function):
         needs_x, needs_W, needs_b = ctx.needs_input_grad[:3]
         order, token, starts = pattern.by_feature
         to_x = sparse_decode(grad, W_enc, pattern) if needs_x else None
-        to_W = embedding_bag(token, x, starts, mode="sum", per_sample_weights=grad[order]) if needs_W else None
+        to_W = bags.sums(grad[order], x, token, starts) if needs_W else None
         to_b = grad.new_zeros(len(W_enc)).index_add_(0, pattern.feature, grad) if needs_b else None
         return to_x, to_W, to_b, None, None

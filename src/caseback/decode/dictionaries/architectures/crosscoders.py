@@ -84,6 +84,10 @@ class Crosscoder(SeveralSources):
         """The sum over sources of the norms of what each feature writes there."""
         return self.rows().norm(dim=-1).sum(-1)
 
+    def reconstructed(self, losses: Losses, x: Tensor, target: Tensor) -> Float[Tensor, "token source d"]:
+        errors = losses.errors.unflatten(-1, (self.n_sources, self.d_in))
+        return super().reconstructed(losses._replace(errors=errors), x, target)
+
     def losses(self, x: Tensor, target: Tensor | None = None, **more: Any) -> Losses:
         if target is not None:
             raise ArgumentError("a crosscoder reconstructs what it reads: give no target")

@@ -9,6 +9,15 @@
 Squared error alone asks for what is large; this asks for what is used. A step is a clean pass over whole rows and, for
 each dictionary, one with its reconstruction in the states' place and a pass back to the site. What stands in front of
 a row, and sinks, keep their states. A dictionary is what it was, and can go on from one that was trained otherwise.
+
+A crosscoder of several layers reads their clean states, and what it reconstructs of each stands in that layer's place
+alone, in a pass of its own:
+
+    L = mean over sources m of KL(p || p with x^m^ in x^m's place)
+
+So a layer's error meets no other's. In one pass for all, what stands in the stream at a later layer would overwrite
+what came from the layers before it, and their reconstructions would have no gradient at all. The loss is that of Braun
+et al. for each layer; we know of none published for crosscoders, which Lindsey et al. (2024) train on squared error.
 """
 
 from __future__ import annotations
@@ -17,6 +26,7 @@ import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +34,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.crosscoders import Crosscoder
+from caseback.decode.dictionaries.architectures.several_sources import SeveralSources
 from caseback.decode.dictionaries.dictionary import Dictionary, Losses
 from caseback.decode.dictionaries.measures.replacement import Batch, Splice, flat, put, splice_of
 from caseback.decode.dictionaries.registry import architecture_of
@@ -39,9 +51,9 @@ from caseback.decode.dictionaries.training.curves import (
 )
 from caseback.decode.dictionaries.training.pools import SINK, ModelPools
 from caseback.decode.dictionaries.training.recipe import Recipe
-from caseback.decode.dictionaries.training.train import expect_recipes
+from caseback.decode.dictionaries.training.train import expect_recipes, width_of
 from caseback.decode.dictionaries.training.trainer import Trainer
-from caseback.errors import ArgumentError, OutOfRange
+from caseback.errors import ArgumentError, CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
@@ -61,7 +73,8 @@ SAVE_EVERY = 60.0  # seconds between checkpoints, at least
 @technique(
     entry=("4.2.13", "B.10"),
     citation="Braun et al. 2024; Karvonen 2025",
-    cost="for each step a clean pass over its tokens, and for each dictionary one more and its way back to the site",
+    cost="for each step a clean pass over its tokens, and for each dictionary one more and its way back to the site; a "
+    "crosscoder takes one for each source",
 )
 def train_end_to_end(
     model: Model,
@@ -90,19 +103,20 @@ def train_end_to_end(
     corpus
         Texts, as ``stream.collect`` takes them.
     recipes
-        What to train, and how; each of one site.
+        What to train, and how; each of one site, or a crosscoder of several layers of this model.
     start
         Dictionaries to go on from, one a recipe, which are left as they are; by default each recipe's random start.
     beside
         What is minimized beside the divergence: ``"nothing"``; ``"later"``, the share of variance of later layers'
         states that is not as it was, their mean (end to end with downstream, Braun et al. 2024); ``"error"``, the
-        squared error, with the divergence scaled to the same size at each step (the fine-tune of Karvonen 2025).
+        squared error, with the divergence scaled to the same size at each step (the fine-tune of Karvonen 2025). Of a
+        crosscoder the divergence, and later layers' share, are means over its sources, and the error is their sum.
     beside_weight
         Of that.
     n_tokens
         How many each dictionary sees; a corpus with fewer is gone through again, in another order.
     step_tokens
-        Of a step, about, in whole rows; logits of all of them are held at once.
+        Of a step, about, in whole rows; logits of all of them are held at once, for each source of a crosscoder.
     length, bos
         Of the corpus's rows; see ``stream.collect``.
     sink
@@ -124,7 +138,8 @@ def train_end_to_end(
     Raises
     ------
     ArgumentError
-        For recipes of several sources, two of one name, or not as many dictionaries as recipes.
+        For cross-layer transcoders, crosscoders of several models, two recipes of one name, or not as many dictionaries
+        as recipes.
     CasebackError
         For an empty corpus, or a loss that is not finite.
     LoadError
@@ -133,7 +148,8 @@ def train_end_to_end(
     Notes
     -----
     Entries 4.2.13 and B.10: Braun et al. 2024; Karvonen 2025. The divergence is a mean over the tokens that are
-    replaced, in nats.
+    replaced, in nats. Of a crosscoder each layer's reconstruction stands in its place alone, in a pass of its own:
+    codes are of the clean states of all layers, and the error of one layer does nothing to another.
 
     Examples
     --------
@@ -148,8 +164,8 @@ def train_end_to_end(
     expect_tokens_out(model.anatomy, "a loss of the next token")
     chosen = [recipes] if isinstance(recipes, Recipe) else list(recipes)
     expect_recipes(chosen, n_tokens, step_tokens, step_tokens, report_every)
-    if several := [recipe.label for recipe in chosen if not isinstance(recipe.site, str)]:
-        raise ArgumentError(f"{several[0]!r} has several sources: end to end a dictionary reads one site")
+    for recipe in chosen:
+        _expect_layers(model, recipe)
     if paired := [recipe.label for recipe in chosen if architecture_of(recipe.architecture).paired]:
         raise ArgumentError(f"{paired[0]!r} needs the token before each: it is trained on states, not end to end")
     if beside_weight < 0:
@@ -162,10 +178,10 @@ def train_end_to_end(
     trainers: dict[str, Trainer] = {}
     widths = pools.widths()
     for i, recipe in enumerate(chosen):
-        fresh = recipe.start(widths[recipe.sites[0]], widths[recipe.targets[0]], model.name)
+        fresh = recipe.start(width_of(widths, recipe.sites), width_of(widths, recipe.targets), model.name)
         own = fresh if start is None else copy.deepcopy(start[i]).train()
         trainers[recipe.label] = Trainer(recipe, own.to(model.device), n_tokens)
-    spliced = {name: splice_of(model, name, trainer.dictionary) for name, trainer in trainers.items()}
+    spliced = {name: sources_of(model, trainer.recipe, trainer.dictionary) for name, trainer in trainers.items()}
     parts = {} if checkpoint is None else pools.depends_on()
     if checkpoint is not None and start is not None:
         parts["start"] = [one.state_dict() for one in start]
@@ -180,7 +196,7 @@ def train_end_to_end(
     ) as bar:
         while first.seen < n_tokens:
             before = first.seen
-            clean = _clean(model, pools, number, spliced.values(), sink, later=beside == "later")
+            clean = _clean(model, pools, number, chain(*spliced.values()), sink, later=beside == "later")
             last = before + int(clean.batch.taken.sum()) >= n_tokens
             for name, trainer in trainers.items():
                 x, y = clean.of(spliced[name])
@@ -203,6 +219,49 @@ def train_end_to_end(
     return [Trained(n, t.dictionary.eval(), curve_of(points[n], STEP_COLUMNS)) for n, t in trainers.items()]
 
 
+def _expect_layers(model: Model, recipe: Recipe) -> None:
+    """Refuse several sources that are not a crosscoder's, or no layers of this model."""
+    if isinstance(recipe.site, str):
+        return
+    if not issubclass(architecture_of(recipe.architecture), Crosscoder):
+        raise ArgumentError(
+            f"{recipe.label!r} is a {recipe.architecture}: of several sources only crosscoders are trained end to end, "
+            "each layer's reconstruction alone in its place; train_dictionaries trains it on squared error"
+        )
+    if recipe.targets != recipe.sites:
+        raise ArgumentError(f"{recipe.label!r}: a crosscoder reconstructs what it reads, leave out target")
+    for site in recipe.sites:
+        try:
+            known = len(list(model.anatomy.sites(site))) == 1
+        except CasebackError:
+            known = False
+        if not known:
+            raise ArgumentError(
+                f"{recipe.label!r} reads {site!r}, which is no site of {model.name}: end to end a crosscoder is of "
+                "several layers of one model, 'resid_post.1'. One of two models would need both of them, each with its "
+                "own divergence: train_dictionaries trains it on squared error, with states of both"
+            )
+
+
+def sources_of(model: Model, recipe: Recipe, dictionary: Dictionary) -> list[Splice]:
+    """Where a dictionary reads and writes: once, or for each source of a crosscoder.
+
+    Raises
+    ------
+    ArgumentError
+        For a dictionary to go on from that has other sources than its recipe.
+    """
+    several = isinstance(dictionary, SeveralSources)
+    if isinstance(recipe.site, str) and not several:
+        return [splice_of(model, recipe.label, dictionary)]
+    own = dictionary.facts.provenance.get("sites", list(recipe.sites))
+    if not several or dictionary.n_sources != len(recipe.sites) or list(own) != list(recipe.sites):
+        of = f"{dictionary.architecture} of {', '.join(own) if several else dictionary.facts.site}"
+        raise ArgumentError(f"{recipe.label!r} goes on from a {of}: its recipe is of {', '.join(recipe.sites)}")
+    sites = [next(iter(model.anatomy.sites(site))) for site in recipe.sites]
+    return [Splice(dictionary, site, site) for site in sites]
+
+
 class Clean(NamedTuple):
     """What a step's rows are without any dictionary.
 
@@ -220,10 +279,16 @@ class Clean(NamedTuple):
     run: Run
     log_p: Float[Tensor, "token vocab"]
 
-    def of(self, splice: Splice) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+    def of(
+        self, sources: Sequence[Splice]
+    ) -> tuple[Float[Tensor, "token *source d"], Float[Tensor, "token *source d"]]:
         """States that a dictionary reads, and those that it is to write, in float32 at least."""
-        x, y = (at_least_float32(flat(self.run[site])[self.batch.taken]) for site in (splice.site, splice.target))
-        return x, y
+
+        def at(sites: Sequence[Site]) -> Tensor:
+            parts = [at_least_float32(flat(self.run[site])[self.batch.taken]) for site in sites]
+            return torch.stack(parts, 1) if isinstance(sources[0].dictionary, SeveralSources) else parts[0]
+
+        return at([one.site for one in sources]), at([one.target for one in sources])
 
 
 def _clean(
@@ -257,34 +322,48 @@ class Through:
     """
 
     def __init__(
-        self, model: Model, dictionary: Dictionary, splice: Splice, clean: Clean, beside: Beside, weight: float
+        self,
+        model: Model,
+        dictionary: Dictionary,
+        sources: Sequence[Splice],
+        clean: Clean,
+        beside: Beside,
+        weight: float,
     ):
-        self.model, self.dictionary, self.splice, self.clean = model, dictionary, splice, clean
+        self.model, self.dictionary, self.sources, self.clean = model, dictionary, sources, clean
         self.beside, self.weight = beside, weight
         self.parts = torch.full((2,), torch.nan)
 
     def __call__(self, losses: Losses) -> Tensor:
-        x, y = self.clean.of(self.splice)
-        batch, target = self.clean.batch, self.splice.target
-        written = self.dictionary.reconstructed(losses, x, y)
-        layer = self.model.anatomy.n_layers if target.layer is None else target.layer
-        later = [Site("resid_post", i) for i in range(layer + 1, self.model.anatomy.n_layers)]
-        reads = {_last(self.model), *(later if self.beside == "later" else [])}
-        edit = put(self.clean.run, target, batch, written)
-        run = execute(
-            self.model.anatomy, batch.tokens, read=sorted(reads, key=str), edits=edit, grad=True, logits=False
-        )
-        log_q = at_least_float32(unembed(self.model.anatomy, run[_last(self.model)][batch.taken])).log_softmax(-1)
-        kl = (self.clean.log_p.exp() * (self.clean.log_p - log_q)).sum(-1).mean()
-        rest = kl.new_zeros(())
-        if self.beside == "later" and later:
-            rest = torch.stack([_unlike(self.clean.run[s], run[s], batch.taken) for s in later]).mean()
-        elif self.beside == "error":
+        written = self.dictionary.reconstructed(losses, *self.clean.of(self.sources))
+        each = written.unbind(1) if isinstance(self.dictionary, SeveralSources) else [written]
+        changed = [self._changed(one.target, part) for one, part in zip(self.sources, each, strict=True)]
+        kl, rest = (torch.stack(parts).mean() for parts in zip(*changed, strict=True))
+        if self.beside == "error":
             rest = losses.error
         self.parts = torch.stack([kl.detach(), rest.detach()]).cpu().double()
         if self.beside == "error":
             kl = kl * (rest.detach() / kl.detach().clamp_min(1e-12))
         return kl + self.weight * rest
+
+    def _changed(self, target: Site, written: Float[Tensor, "token d_out"]) -> tuple[Tensor, Tensor]:
+        """The divergence with one reconstruction in its place, and the share of later layers' states that changed."""
+        batch, n_layers = self.clean.batch, self.model.anatomy.n_layers
+        layer = n_layers if target.layer is None else target.layer
+        later = [Site("resid_post", i) for i in range(layer + 1, n_layers)] if self.beside == "later" else []
+        run = execute(
+            self.model.anatomy,
+            batch.tokens,
+            read=sorted({_last(self.model), *later}, key=str),
+            edits=put(self.clean.run, target, batch, written),
+            grad=True,
+            logits=False,
+        )
+        log_q = at_least_float32(unembed(self.model.anatomy, run[_last(self.model)][batch.taken])).log_softmax(-1)
+        kl = (self.clean.log_p.exp() * (self.clean.log_p - log_q)).sum(-1).mean()
+        if not later:
+            return kl, kl.new_zeros(())
+        return kl, torch.stack([_unlike(self.clean.run[s], run[s], batch.taken) for s in later]).mean()
 
 
 def _unlike(clean: Tensor, changed: Tensor, taken: Bool[Tensor, "batch pos"]) -> Tensor:

@@ -139,7 +139,7 @@ def train_dictionaries(
     trainers = {
         recipe.label: Trainer(
             recipe,
-            recipe.start(_width(widths, recipe.sites), _width(widths, recipe.targets), named).to(device),
+            recipe.start(width_of(widths, recipe.sites), width_of(widths, recipe.targets), named).to(device),
             n_tokens,
         )
         for recipe in chosen
@@ -273,7 +273,14 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _width(widths: Mapping[str, int], sites: Sequence[str]) -> int:
+def width_of(widths: Mapping[str, int], sites: Sequence[str]) -> int:
+    """The numbers that a token has at each of a dictionary's sites.
+
+    Raises
+    ------
+    ArgumentError
+        Where they differ.
+    """
     own = {site: widths[site] for site in sites}
     if len(set(own.values())) > 1:
         listed = ", ".join(f"{site} {width}" for site, width in own.items())
