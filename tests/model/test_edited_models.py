@@ -22,6 +22,7 @@ def standing(model):
         cb.Scale("mlp_out", 0.5, layer=1),
         cb.Add("resid_post", 0.3, layer=1, pos=[2, -1]),
         cb.Scale("v", 0.7, layer=2),
+        cb.Scale("resid_post", 0.8, layer=model.n_layers - 1, unit=[0, 3]),
         cb.Knockout(layer=1, head=0, query=-1, key=[1]),
         cb.Scale("attn_norm" if "attn_norm" not in model.anatomy.lacks else "attn_in", 0.9, layer=1),
         cb.Add("logits", 0.5, unit=5, pos=-1),
