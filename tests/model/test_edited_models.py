@@ -65,6 +65,21 @@ def test_sweeps(models):
         torch.testing.assert_close(torch.tensor(swept.clean.values), base, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("metric", [cb.loss(), cb.answer_log_prob([[3, 1], [2, 4]])], ids=["loss", "answer"])
+def test_sweeps_of_a_metric_of_all_positions(models, metric):
+    """What no variant changes is under the standing edits too, those behind the last layer included."""
+    plain = models[0]
+    rows = [[*row, *answer] for row, answer in zip(shelf.ids((7, 3)), ([3, 1], [2, 4]), strict=True)]
+    edits = [cb.Scale("final_norm", 0.5), cb.Add("logits", 0.5, unit=5), cb.Add("logits", 0.5, unit=[1, 2], pos=0)]
+    edits = [edit for edit in edits if edit.site not in plain.anatomy.lacks]
+    variants = [cb.Scale("mlp_out", 0.5, layer=1, pos=2), cb.Add("logits", 1.0, unit=3, pos=-1, prompt=1)]
+    for side in ("left", "right"):
+        tokens = plain.tokens(rows, padding=side)
+        swept = torch.tensor(plain.edited(edits).sweep(tokens, variants, metric).values)
+        by_hand = torch.stack([metric(plain.run(tokens, edits=[*edits, variant])) for variant in variants])
+        torch.testing.assert_close(swept, by_hand.to(swept), rtol=1e-9, atol=1e-9)
+
+
 def test_generation(models):
     plain, edited, edits = models
     prompts = shelf.ids((6, 5))
