@@ -95,7 +95,7 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     expect_tokens_out(anatomy, "influence of training texts")
     if anatomy.standing:
         raise CasebackError(
-            "this model stands under edits, and gradients of its matrices are those of the model without them: give the "
+            "this model stands under edits, and gradients of its matrices are of the model without them: give the "
             "model itself, or a copy with other weights, as caseback.edit.applied makes it of a fact's edit"
         )
     wanted = [parts] if isinstance(parts, str) else list(parts)
