@@ -94,7 +94,7 @@ def listed(part, size):
 
 
 def test_a_value_at_the_maps_has_heads_before_queries(model):
-    value = torch.rand(2, 4, 6, 6, dtype=torch.float64)
+    value = torch.rand(2, 4, 6, 6, dtype=torch.float64).tril()
     _, made = before_and_after(model, cb.Replace("pattern", value, layer=1), site="pattern")
     assert torch.equal(made, value)
     clean, made = before_and_after(

@@ -5,10 +5,12 @@ import torch
 
 import caseback as cb
 import shelf
+from caseback.decode.vocabulary import logit_lens
 from caseback.errors import EditError, OutOfRange, UnknownSite
 from caseback.localize.components import ablate, attribution_patching, patch
 from caseback.localize.inputs import integrated_gradients, occlusion
 from caseback.model.running.measure import measured
+from caseback.model.running.verify import unembed
 from exact import exact
 
 METRIC = cb.logit_diff(5, 7)
@@ -22,6 +24,7 @@ def standing(model):
         cb.Scale("mlp_out", 0.5, layer=1),
         cb.Add("resid_post", 0.3, layer=1, pos=[2, -1]),
         cb.Scale("v", 0.7, layer=2),
+        cb.Scale("resid_post", 0.8, layer=model.n_layers - 1, unit=[0, 3]),
         cb.Knockout(layer=1, head=0, query=-1, key=[1]),
         cb.Scale("attn_norm" if "attn_norm" not in model.anatomy.lacks else "attn_in", 0.9, layer=1),
         cb.Add("logits", 0.5, unit=5, pos=-1),
@@ -62,6 +65,45 @@ def test_sweeps(models):
         torch.testing.assert_close(torch.tensor(swept.values), torch.stack(by_hand).double(), rtol=1e-9, atol=1e-9)
         base = METRIC(plain.run(tokens, edits=edits)).double()
         torch.testing.assert_close(torch.tensor(swept.clean.values), base, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", [cb.loss(), cb.answer_log_prob([[3, 1], [2, 4]])], ids=["loss", "answer"])
+def test_sweeps_of_a_metric_of_all_positions(models, metric):
+    """What no variant changes is under the standing edits too, those behind the last layer included."""
+    plain = models[0]
+    rows = [[*row, *answer] for row, answer in zip(shelf.ids((7, 3)), ([3, 1], [2, 4]), strict=True)]
+    edits = [cb.Scale("final_norm", 0.5), cb.Add("logits", 0.5, unit=5), cb.Add("logits", 0.5, unit=[1, 2], pos=0)]
+    edits = [edit for edit in edits if edit.site not in plain.anatomy.lacks]
+    variants = [cb.Scale("mlp_out", 0.5, layer=1, pos=2), cb.Add("logits", 1.0, unit=3, pos=-1, prompt=1)]
+    for side in ("left", "right"):
+        tokens = plain.tokens(rows, padding=side)
+        swept = torch.tensor(plain.edited(edits).sweep(tokens, variants, metric).values)
+        by_hand = torch.stack([metric(plain.run(tokens, edits=[*edits, variant])) for variant in variants])
+        torch.testing.assert_close(swept, by_hand.to(swept), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "edit", [cb.Scale("final_norm", 0.5), cb.Add("logits", 1.5, unit=[1, 5])], ids=["norm", "logits"]
+)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_what_is_read_through_the_unembedding_is_under_edits_behind_the_last_layer(name, edit):
+    edited = shelf.model(name).edited(edit)
+    with exact():
+        run = edited.run(shelf.ids((6, 6)), read=["resid_post"])
+        last = run["resid_post", -1]
+        torch.testing.assert_close(unembed(edited.anatomy, last), run.logits, rtol=1e-10, atol=1e-10)
+        some = unembed(edited.anatomy, last[0], torch.tensor([5, 2]))
+        torch.testing.assert_close(some, run.logits[0][:, [5, 2]], rtol=1e-10, atol=1e-10)
+        each = unembed(edited.anatomy, last[1, :2], torch.tensor([[5, 2], [1, 3]]))
+        by_hand = run.logits[1, :2].gather(-1, torch.tensor([[5, 2], [1, 3]]))
+        torch.testing.assert_close(each, by_hand, rtol=1e-10, atol=1e-10)
+
+
+def test_edits_of_named_positions_are_refused_where_states_have_none():
+    for edit in (cb.Add("logits", 1.0, unit=5, pos=-1), cb.Noise("final_norm", 1.0)):
+        edited = shelf.model("llama").edited(edit)
+        with pytest.raises(EditError, match="position"):
+            logit_lens(edited, shelf.ids((6,)))
 
 
 def test_generation(models):

@@ -4,6 +4,7 @@ import planted_truth
 import pytest
 import torch
 
+import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, LoadError
@@ -55,6 +56,14 @@ def test_3_2_33_a_random_model_with_grouped_heads_learns_the_task_and_the_place(
     place = {"variable": At("resid_post", layer=0, pos=-1, basis=torch.eye(model.d_model)[:8])}
     trained, found = interchange_training(model, data, place, held_out=data, epochs=60, lr=0.01, batch_size=16)
     assert found.attrs["accuracy"] == found.attrs["task_accuracy"] == 1.0 > found.attrs["accuracy_before"]
+
+
+def test_a_model_under_edits_is_refused():
+    model = build("or_gate").model
+    data, place = planted_truth.bits(model, count=20), elsewhere(model)
+    edited = model.edited(cb.Scale("resid_post", 0.5, layer=0))
+    with pytest.raises(CasebackError, match="stands under edits"):
+        interchange_training(edited, data, place, epochs=1)
 
 
 def test_in_place_only_by_name_and_flags_are_put_back():

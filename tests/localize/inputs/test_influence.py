@@ -67,6 +67,13 @@ def test_a_second_moment_past_the_memory_is_refused_before_it_is_formed():
         damped(Plain(torch.randn(4, 8)), torch.randn(1, 8), 0.1)
 
 
+def test_a_model_under_edits_is_refused():
+    """Its matrices' gradients would be those of the model without the edits."""
+    edited = shelf.model("llama").edited(cb.Zero("mlp_out", layer=1))
+    with pytest.raises(CasebackError, match="stands under edits"):
+        influence_functions(edited, [[1, 2, 3]], [[1, 2, 4], [2, 3, 4]])
+
+
 def test_no_inverse_without_damping_is_refused():
     with pytest.raises(CasebackError, match="has no inverse.*raise damping"):
         damped(Plain(torch.randn(4, 9)), torch.randn(1, 9), 0.0)

@@ -74,6 +74,13 @@ def test_independent_stages_change_one_part_each():
             assert changed and all(key.startswith(part) for key in changed), stage
 
 
+def test_the_edits_of_an_edited_model_stand_in_every_stage():
+    edit = cb.Replace("logits", 2.5, unit=3)
+    with randomized(shelf.model("llama").edited(edit), order="independent", draw="shuffle", seed=0) as stages:
+        seen = [fresh.run([[1, 2]]).logits[0, -1, 3].item() for _, fresh in stages]
+    assert len(seen) > 4 and set(seen) == {2.5}
+
+
 def test_the_same_seed_gives_the_same_draw_and_another_another():
     model = shelf.model("llama")
     one, same, other = (

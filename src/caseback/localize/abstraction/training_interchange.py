@@ -107,7 +107,8 @@ def interchange_training(
     Raises
     ------
     CasebackError
-        Where no interchange changes the answer, or a teacher has no counterfactuals to answer.
+        Where no interchange changes the answer, a teacher has no counterfactuals to answer, or the model is under
+        edits.
 
     Examples
     --------
@@ -127,6 +128,8 @@ def interchange_training(
             "a teacher answers counterfactual prompts, and these examples have none: swap variables that are inputs of "
             "the causal model, or give counterfactual="
         )
+    if model.anatomy.standing:
+        raise CasebackError("this model stands under edits, and its weights are trained: give the model itself")
     searched, judged = parts(data, held_out, seed)
     expect_changes(searched)
     student = model if in_place else load(copy.deepcopy(model.hf), tokenizer=model.tokenizer)

@@ -211,18 +211,22 @@ def apply_edits(
         heads = heads_of(alike, rows.edit, x.shape[1]) if x.ndim == 3 else None
         units = units_of(alike, rows.edit, x.shape[-1], before)
         where = Where(site, rows, x.shape[-1], before, alike, heads, units, of_rows)
+        seen = _seen(x, where) if site.name in MAPS else None
         if heads is None and units is None and len(rows) == len(x) and rows.in_order:
             written = _new(edit, x, where)  # the whole tensor: nothing to pick out and put back
             if x.requires_grad and not written.requires_grad:
                 written = x.clone().copy_(written)  # a value without a graph must not cut the run's graph
             shared = not (_sums(edit) and written.is_contiguous())  # with a value, or with what a function returned
+            if seen is not None and written is not x:
+                x = torch.where(seen, written, x)
+                continue
             x = written.clone(memory_format=torch.contiguous_format) if shared and written is not x else written
             continue
         x = x.clone() if x is given else x
-        index, known = _index(x, where)
+        index = _index(x, where)
         old = x[index]
         new = _new(edit, old, where)
-        x[index] = new if known is None else torch.where(known, new, old)
+        x[index] = new if seen is None else torch.where(seen, new, old)
     return x
 
 
@@ -252,16 +256,25 @@ def _new(edit: Edit, old: Tensor, where: Where) -> Tensor:
         return edit.new(old, where).to(old.dtype)
 
 
-def _index(x: Tensor, where: Where) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The addressed block of (row, head, unit) as an index, and at maps which of its keys exist (None: all)."""
-    at, heads, units, known = where.rows.at[0], where.heads, where.units, None
-    if units is not None and where.site.name in MAPS:
-        inside = (units >= 0) & (units < x.shape[-1])
-        known = None if inside.all() else on(x, inside[:, None])
-        units = units.clip(0, x.shape[-1] - 1)
+def _seen(x: Tensor, where: Where) -> Tensor:
+    """Which addressed keys of a map are their query's own: of its prompt, and not behind it; (row, 1, key).
+
+    Other columns are padding and what comes later, which no decoder looks at. They are laid out in some passes and not
+    in others (a longer prompt in the batch, decoding without a cache), so an edit of all keys leaves them alone.
+    """
+    first = where.n_columns_before[:, None]
+    keys = np.arange(x.shape[-1])[None] if where.units is None else where.units
+    return on(x, ((keys >= np.maximum(first, 0)) & (keys <= first + where.rows.at[2][:, None]))[:, None])
+
+
+def _index(x: Tensor, where: Where) -> tuple[Tensor, ...]:
+    """The addressed block of (row, head, unit) as an index; keys that are not laid out are others in their place."""
+    at, heads, units = where.rows.at[0], where.heads, where.units
     if units is None:
-        return ((on(x, at),) if heads is None else (on(x, at[:, None]), on(x, heads))), None
+        return (on(x, at),) if heads is None else (on(x, at[:, None]), on(x, heads))
+    if where.site.name in MAPS:
+        units = units.clip(0, x.shape[-1] - 1)
     if x.ndim == 2:
-        return (on(x, at[:, None]), on(x, units)), None
+        return on(x, at[:, None]), on(x, units)
     heads = np.arange(x.shape[1])[None] if heads is None else heads
-    return (on(x, at[:, None, None]), on(x, heads[:, :, None]), on(x, units[:, None])), known
+    return on(x, at[:, None, None]), on(x, heads[:, :, None]), on(x, units[:, None])

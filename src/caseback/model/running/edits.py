@@ -10,7 +10,8 @@ Address: ``layer`` int, list or None; ``head`` likewise (key/value heads at ``k`
 dimension: neuron, dimension, expert, or the key at ``scores`` and ``pattern``; ``prompt`` prompts of the batch.
 
 A value has the shape of what it replaces, (batch, pos, head, unit) less the parts addressed by an int, or anything
-that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key).
+that broadcasts to it; at ``scores`` and ``pattern`` (batch, head, query, key). There an edit leaves alone the keys that
+no query of a decoder sees, padding and what comes later, as it would be without them.
 """
 
 from __future__ import annotations

@@ -16,16 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from caseback.errors import AnatomyError
+from caseback.errors import AnatomyError, EditError
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.anatomy.stream import joins
+from caseback.model.running.affine import Fade
 from caseback.model.running.attention import pattern_of, repeat_heads
+from caseback.model.running.edit import apply_edits
+from caseback.model.running.edits import Mean, Noise
+from caseback.model.running.frames import Frame, Span
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import Tokens
 
@@ -46,6 +51,7 @@ READ = (
     "resid_post",
     "final_norm",
 )
+_LOGITS = Site("logits")
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
@@ -127,9 +133,41 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
     vocab
         Entries to form: (k,) the same for all, or with ``resid`` (row, d_model), (row, k) for each row. They are
         formed in float32 at least.
+
+    Raises
+    ------
+    EditError
+        For a model under edits of ``final_norm`` or ``logits`` at positions that they name: a stream does not say which
+        its rows are of. Those of all positions are made.
     """
     x = resid if anatomy.final_norm is None else anatomy.final_norm(resid)
-    return unembed_normed(anatomy, x, vocab).to(resid.device)
+    x = _under_edits(anatomy, Site("final_norm"), x)
+    if not any(site == _LOGITS for site, _ in anatomy.standing):
+        return unembed_normed(anatomy, x, vocab).to(resid.device)
+    logits = _under_edits(anatomy, _LOGITS, unembed_normed(anatomy, x)).to(resid.device)
+    if vocab is None:
+        return logits
+    vocab = vocab.to(logits.device)
+    return at_least_float32(logits[..., vocab] if vocab.ndim == 1 else logits.gather(-1, vocab))
+
+
+def _under_edits(anatomy: Anatomy, site: Site, x: Tensor) -> Tensor:
+    """States behind the last layer with the standing edits that are made there."""
+    edits = [(None, edit) for where, edit in anatomy.standing if where == site]
+    for _, edit in edits:
+        given = [getattr(edit, name, None) for name in ("value", "factor")]
+        differs = edit.tied or isinstance(edit, Noise | Fade | Mean)
+        differs = differs or any(isinstance(value, Tensor) and value.ndim > 1 for value in given)
+        if differs or edit.pos is not None or edit.prompt is not None:
+            raise EditError(
+                f"this model stands under {edit.describe()}, and a state that is read through its unembedding does not "
+                "say which position it is of: give an edit of all positions, the same at each"
+            )
+    if not edits or not x.numel():
+        return x
+    rows = x.flatten(0, -2)
+    frame = Frame([Span(0, 0, 0, len(rows), 0)], [len(rows)])
+    return apply_edits(edits, rows, frame, site, lambda at: np.zeros(len(at), dtype=np.int64)).view_as(x)
 
 
 def unembed_normed(anatomy: Anatomy, x: Tensor, vocab: Tensor | None = None) -> Tensor:

@@ -83,9 +83,9 @@ def record(
     with hooked() as hooks:
         for p in anatomy.layers:
             hooks.before(p.layer, at_layer)
-        hooks.after(anatomy.layers[-1].layer, at_last)
         hooks.on_input(anatomy.unembed, lambda x: x[:, -1:])
         with wired(session, attention=False), attending(anatomy, attend), recorded_projections(anatomy) as outputs:
+            hooks.after(anatomy.layers[-1].layer, at_last)  # behind the hook that edits an edited model's stream there
             logits_of(anatomy.hf, inputs_of(tokens, anatomy.hf))
         clean.projected = outputs
     expect_numbers_at(tokens, anatomy.hf, clean.stream[-1])

@@ -31,7 +31,7 @@ from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Span
 from caseback.model.running.metrics import Bound
 from caseback.model.running.session import INSIDE_ATTENTION, Session, through_view
-from caseback.model.running.verify import unembed, unembed_normed
+from caseback.model.running.verify import unembed_normed
 from caseback.model.running.wiring import wired
 from caseback.model.sweeping.clean import Clean
 from caseback.model.sweeping.fused_activations import fused
@@ -41,6 +41,7 @@ from caseback.model.sweeping.reused_projections import looked_up
 _NOT_GATHERED = ("alibi", "position_bias")
 _BEHIND_HEADS = ("sinusoidal_pos", "attention_scaling")  # (1, 1, pos, ...): no masks, whatever their shape
 _BEFORE_PROJECTIONS = ("resid_pre", "attn_in", "attn_norm")
+_NOBODY = -1  # the owner of clean positions, at which only standing edits are made
 
 
 @dataclass(frozen=True)
@@ -422,17 +423,18 @@ class Packed:
 
     def _measure_all(self, hidden: Tensor, example: Tensor) -> Tensor:
         """A metric of all positions: those outside a segment are filled in from the clean run, segment by segment."""
-        values = []
-        session, frame = self.session, self.session.frame
-        last = self.clean.stream[-1].to(self.device)
+        session, frame, values = self.session, self.session.frame, []
         for i, s in enumerate(self.segments):
-            rows = hidden[self.row0[i] : self.row0[i] + len(s)]
-            session.frame = Frame([Span(s.variant, s.example, s.start, len(s), 0)], self.lengths)
-            at = self.first[s.example] + s.start
-            before = unembed(self.anatomy, last[s.example, :at][None])
-            after = unembed(self.anatomy, last[s.example, at + len(s) :][None])
-            logits = torch.cat([before, self._logits(rows[None], None).to(rows.device), after], 1)
-            values.append(self.bound.value(logits, example[i : i + 1])[0])
+            first, end = self.first[s.example], s.start + len(s)
+            x = self.clean.stream[-1][s.example].to(self.device, copy=True)
+            x[first + s.start : first + end] = hidden[self.row0[i] : self.row0[i] + len(s)]
+            spans = [
+                Span(_NOBODY, s.example, 0, s.start, first),
+                Span(s.variant, s.example, s.start, len(s), first + s.start),
+                Span(_NOBODY, s.example, end, self.lengths[s.example] - end, first + end),
+            ]
+            session.frame = Frame([span for span in spans if span.count], self.lengths)
+            values.append(self.bound.value(self._logits(x[None], None), example[i : i + 1])[0])
         session.frame = frame
         return torch.stack(values)
 

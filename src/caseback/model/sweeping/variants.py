@@ -145,7 +145,8 @@ def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> l
 def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound, metric: Metric) -> Tensor:
     """The metric of the unedited run, from the recorded stream; of targets that lack their space it warns."""
     n = last_layer(bound, anatomy.n_layers)
-    if bound.columns is not None and bound.site is None:
+    behind = any(site.name in ("final_norm", "logits") for site, _ in anatomy.standing)
+    if bound.columns is not None and bound.site is None and not behind:
         last, columns = clean.stream[-1], bound.host_columns
         warn_of_spaces(
             anatomy, metric.target, metric.foil, len(columns), lambda b: unembed(anatomy, last[b, columns[b]][None])[0]

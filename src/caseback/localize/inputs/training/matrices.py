@@ -82,7 +82,7 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     Raises
     ------
     CasebackError
-        For an unknown part, or a pattern that no linear module answers to.
+        For a model under edits, an unknown part, or a pattern that no linear module answers to.
     AnatomyError
         Where a part holds experts or weights that are not linear maps.
 
@@ -93,6 +93,11 @@ def matrices_of(anatomy: Anatomy, parts: str | Sequence[str] = DEFAULT_PARTS) ->
     ['transformer.h.0.mlp.c_fc', 'transformer.h.0.mlp.c_proj']
     """
     expect_tokens_out(anatomy, "influence of training texts")
+    if anatomy.standing:
+        raise CasebackError(
+            "this model stands under edits, and gradients of its matrices are of the model without them: give the "
+            "model itself, or a copy with other weights, as caseback.edit.applied makes it of a fact's edit"
+        )
     wanted = [parts] if isinstance(parts, str) else list(parts)
     if not wanted:
         raise CasebackError(f"parts is empty: expected some of {', '.join(PARTS)}, or patterns of module paths")

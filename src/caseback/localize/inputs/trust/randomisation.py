@@ -26,8 +26,8 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.methods import Methods, checked_options, methods_named, scores_of
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.assembled import assembled
 from caseback.model.anatomy.parameters import expect_own_numbers
-from caseback.model.loading.load import load
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -219,8 +219,7 @@ def randomized(model: Model, *, order: str, draw: str, seed: int) -> Iterator[It
     hf = copy.deepcopy(model.hf)
     with torch.no_grad():
         _untie(hf)
-    fresh = load(hf, tokenizer=model.tokenizer, verify=False)
-    fresh.name = model.name
+    fresh = Model(hf, model.tokenizer, assembled(hf, model.tokenizer, model.anatomy.standing), model.name)
 
     def stages() -> Iterator[tuple[str, Model]]:
         for index, (name, parameters) in enumerate(_stages(fresh.anatomy)):
