@@ -28,7 +28,6 @@ from caseback.decode.vocabulary.lenses.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, some_of, targets_of
 from caseback.errors import CasebackError, EditError, OutOfRange, TargetError
-from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
@@ -40,6 +39,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
+from caseback.model.sweeping.room import tokens_per_pass
 
 Map = Lens | Tensor | Callable[[Tensor], Tensor]
 
@@ -165,7 +165,7 @@ def patchscope(
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
     states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in depths]
     wanted = _own_choices(model, run, cells, max_logits) if own else wanted
-    n, budget = len(cells.example), limit("sweep_tokens", onto.device, given=token_budget or None)
+    n, budget = len(cells.example), tokens_per_pass(onto.anatomy, prompts, token_budget or None)
     # cell of the grid -> row, place; one target prompt each
     order = [(i, place) for i in range(len(depths)) for place in range(n)]
     step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))
