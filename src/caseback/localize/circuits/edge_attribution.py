@@ -185,7 +185,7 @@ def edge_attribution(
         if along == "activations" and averaged:
             return _along_activations(model, graph, pair, mine, *points, at=at), pair.coords()
         if averaged:
-            return _averaged(model, graph, pair, mine, Site("embed"), *points, at=at), pair.coords()
+            return _averaged(model, graph, pair, mine, Site("embed"), points[0], points[1], at=at), pair.coords()
         slope = Slope((1.0,), pair.base, pair.gradients(mine, readers, pull=False))
         others = constants if corrupt is None else pair.source
         return contracted(model, graph, pair.base, others, [slope], **at), pair.coords()

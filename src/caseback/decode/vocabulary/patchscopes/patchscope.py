@@ -28,6 +28,7 @@ from caseback.decode.vocabulary.lenses.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
 from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, some_of, targets_of
 from caseback.errors import CasebackError, EditError, OutOfRange, TargetError
+from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
