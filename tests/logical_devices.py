@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
+import xarray as xr
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -43,15 +44,15 @@ class LogicalDevices(TorchFunctionMode):
     def of(self, x: Tensor) -> torch.device:
         if x.device.type != "cpu":
             return x.device
-        storage = x.untyped_storage()
+        storage = _values(x).untyped_storage()
         ref, place = self._where.get(storage._cdata, (None, HOST))
         return HOST if ref is None or ref.expired() else place
 
     def put(self, x: Tensor, place: torch.device) -> Tensor:
-        if x.device.type == "cpu" and x.layout is torch.strided:
+        if x.device.type == "cpu":
             if place != HOST and x.dtype == torch.float64 and not self._float64:
                 raise TypeError(f"Cannot convert a tensor of {place} to float64, which this device does not have")
-            storage = x.untyped_storage()
+            storage = _values(x).untyped_storage()
             self._where[storage._cdata] = StorageWeakRef(storage), place
         return x
 
@@ -72,7 +73,7 @@ class LogicalDevices(TorchFunctionMode):
         if named is not None:
             kwargs["device"] = HOST if torch.device(named).type != "meta" else named
         place = self._place(name, tensors, args)
-        held = {x.untyped_storage()._cdata for x in tensors if x.layout is torch.strided and x.device.type == "cpu"}
+        held = {_values(x).untyped_storage()._cdata for x in tensors if x.device.type == "cpu"}
         out = func(*args, **kwargs)
         if name == "grad" and func is torch.autograd.grad:
             inputs = args[1] if len(args) > 1 else kwargs["inputs"]
@@ -84,9 +85,9 @@ class LogicalDevices(TorchFunctionMode):
         place = place if named is None else _of(named)
         if place.type != "meta":
             for x in tree_flatten(out)[0]:
-                if isinstance(x, Tensor) and x.layout is torch.strided and x.device.type == "cpu":
+                if isinstance(x, Tensor) and x.device.type == "cpu":
                     moves = named is not None and self.of(x) != place
-                    if x.untyped_storage()._cdata not in held or moves:
+                    if _values(x).untyped_storage()._cdata not in held or moves:
                         self.put(x, place)
         return out
 
@@ -105,9 +106,9 @@ class LogicalDevices(TorchFunctionMode):
         plain = [HOST if _names_a_device(one) else one for one in rest]
         kwargs = {key: HOST if _names_a_device(one) else one for key, one in kwargs.items()}
         out = x.cpu() if name == "cpu" else func(x, *plain, **kwargs)
-        if target != where and out.data_ptr() == x.data_ptr():
+        if target != where and _values(out).data_ptr() == _values(x).data_ptr():
             out = out.clone()
-        if out.untyped_storage()._cdata != x.untyped_storage()._cdata:
+        if _values(out).untyped_storage()._cdata != _values(x).untyped_storage()._cdata:
             self.put(out, target)
         return out
 
@@ -133,6 +134,13 @@ class LogicalDevices(TorchFunctionMode):
         if others:
             both = " and ".join(map(str, [place, *others]))
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found {both}")
+
+
+def _values(x: Tensor) -> Tensor:
+    """What holds a tensor's numbers: itself, unless it is sparse."""
+    if x.layout is torch.sparse_coo:
+        return x._values()
+    return x if x.layout is torch.strided else x.values()
 
 
 def _names_a_device(one) -> bool:
@@ -183,3 +191,15 @@ def logical_devices(*, float64: bool = True):
     """
     with LogicalDevices(float64) as devices:
         yield devices
+
+
+def numbers(results) -> list[Tensor]:
+    """What a job gave, tensors and labelled results, as tensors of the host."""
+    out = []
+    for one in results:
+        if isinstance(one, xr.Dataset):
+            out += [torch.from_numpy(x.values) for x in one.data_vars.values() if x.dtype.kind in "fi"]
+        else:
+            out.append(torch.from_numpy(one.values) if isinstance(one, xr.DataArray) else one.detach().cpu())
+    assert out
+    return out

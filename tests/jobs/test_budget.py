@@ -24,7 +24,7 @@ def test_every_limit_says_what_it_counts_and_why():
 
 def test_a_device_may_take_more_and_a_given_value_goes_first():
     assert limit("sweep_tokens") == limit("sweep_tokens", "cpu") == limit("sweep_tokens", torch.device("cpu")) == 2048
-    assert limit("sweep_tokens", torch.device("cuda", 1)) == limit("sweep_tokens", "mps") == 16384
+    assert limit("sweep_tokens", torch.device("cuda", 1)) == limit("sweep_tokens", "mps") == 2**17
     assert limit("flow_numbers", "cuda") == limit("flow_numbers")
     with override(sweep_tokens=5):
         assert limit("sweep_tokens", given=3) == 3

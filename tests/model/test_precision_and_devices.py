@@ -8,11 +8,16 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.decode.steering.ablation import orthogonalized
+from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
 from caseback.edit.knowledge_edit import KnowledgeEdit, applied
 from caseback.errors import CasebackError, LoadError
+from caseback.localize.circuits import attribution_graph, edge_attribution
 from caseback.localize.components import attribution_patching, logit_attribution
+from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
+from caseback.localize.inputs.gradients.relevance import attn_lrp
 from caseback.localize.inputs.training.matrices import matrices_of
 from caseback.localize.inputs.trust.randomisation import randomized
+from caseback.stream.tables.registry import TABLES
 from logical_devices import FIRST, logical_devices
 
 NAMES = [
@@ -196,6 +201,14 @@ def test_a_device_without_float64():
         lambda model: torch.from_numpy(attribution_patching(model, rows, other, metric)["z"].values),
         lambda model: torch.from_numpy(logit_attribution(model, rows, metric).values),
         lambda model: model.weights.folded().W_Q.stack().cpu(),
+        lambda model: torch.from_numpy(edge_attribution(model, rows, other, metric, steps=3).values),
+        lambda model: torch.from_numpy(
+            attribution_patching(model, rows, other, metric, sites=["z"], steps=3)["z"].values
+        ),
+        lambda model: torch.from_numpy(integrated_gradients(model, rows, metric, steps=5).values),
+        lambda model: torch.from_numpy(attn_lrp(model, rows, metric).values),
+        lambda model: torch.from_numpy(logit_lens(model, rows)["entropy"].values),
+        lambda model: torch.from_numpy(attribution_graph(model, rows[:1], "neurons", most_logits=2).weight.values),
     ]
     with logical_devices(float64=False):
         model = cb.load(zoo.tiny("llama", dtype=torch.float32).to(FIRST))
@@ -206,6 +219,23 @@ def test_a_device_without_float64():
             cb.load("meadow", device="privateuseone:0", dtype=torch.float64)
     for job, ours in zip(jobs, came, strict=True):
         torch.testing.assert_close(ours, job(plain), rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_tables_of_a_corpus_on_a_device_without_float64(name):
+    """A batch's sums are float32's; batches are merged on the host in float64."""
+    corpus = [shelf.ids((n,), seed=n)[0] for n in (9, 12, 7, 10)]
+    of_experts = ["router_counts", "expert_documents"]
+    names = of_experts if name == "mixtral" else [each for each in TABLES if each not in of_experts]
+    plain = cb.load(zoo.tiny(name, dtype=torch.float32))
+    expected = cb.stream.collect(plain, corpus, names, length=12)
+    with logical_devices(float64=False):
+        model = cb.load(zoo.tiny(name, dtype=torch.float32).to(FIRST))
+        came = cb.stream.collect(model, corpus, names, length=12, batch_tokens=24)
+    assert len(expected._states) == len(names)
+    for table, state in expected._states.items():
+        for key, theirs in state.items():  # assert_close compares types, shapes and devices too
+            torch.testing.assert_close(came._states[table][key], theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_offloaded_experts_are_read_where_they_are(tmp_path):

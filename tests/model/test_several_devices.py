@@ -6,19 +6,16 @@ to mix tensors as it does between accelerators. Accelerate's own hooks carry the
 
 import pytest
 import torch
-import xarray as xr
 
 import caseback as cb
 import shelf
 import zoo
-from caseback.decode.steering.ablation import orthogonalized
 from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
-from caseback.errors import CasebackError
 from caseback.localize.circuits import edge_attribution
 from caseback.localize.components import ablate, attribution_patching, logit_attribution
 from caseback.localize.inputs.gradients.integrated_gradients import integrated_gradients
 from caseback.model.algebra.decompose import logit_parts
-from logical_devices import FIRST, HOST, SECOND, logical_devices, spread
+from logical_devices import FIRST, HOST, SECOND, logical_devices, numbers, spread
 
 pytest.importorskip("accelerate", reason="device_map needs accelerate")
 
@@ -96,17 +93,6 @@ JOBS = {
 }
 
 
-def numbers(results):
-    out = []
-    for one in results:
-        if isinstance(one, xr.Dataset):
-            out += [torch.from_numpy(x.values) for x in one.data_vars.values() if x.dtype.kind in "fi"]
-        else:
-            out.append(torch.from_numpy(one.values) if isinstance(one, xr.DataArray) else one.detach().cpu())
-    assert out
-    return out
-
-
 @pytest.mark.parametrize(
     ("name", "places"),
     [(name, (FIRST, SECOND)) for name in ("llama", "gpt2", "gemma2", "mixtral", "gptj", "bloom")]
@@ -127,14 +113,6 @@ def test_a_spread_model_gives_what_one_device_gives(name, places):
             came = numbers(results)
         for ours, theirs in zip(came, expected, strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10, equal_nan=True), what
-
-
-def test_weights_on_several_devices_are_not_changed_in_place():
-    with logical_devices():
-        model = cb.load(spread(zoo.tiny("llama"), (FIRST, SECOND)))
-        direction = torch.ones(model.d_model, dtype=torch.float64, device=FIRST)
-        with pytest.raises(CasebackError, match="weights on several devices .*load the model on one"):
-            orthogonalized(model, direction)
 
 
 def test_the_double_refuses_what_accelerators_refuse():

@@ -50,7 +50,11 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "memory_percent": Limit(50, "percent of what is free", "others compute on the same device"),
         # passes through the model
         "sweep_tokens": Limit(
-            2048, "tokens per pass", "matrix products are busy, some hundred MB at GPT-2's width on a CPU", 16384
+            2048,
+            "tokens per pass",
+            "matrix products are busy, some hundred MB at GPT-2's width on a CPU",
+            2**17,
+            2**33,
         ),
         "sweep_shard_tokens": Limit(2**15, "tokens of variants per shard", "what an interruption costs", 2**19),
         "gradient_tokens": Limit(
@@ -188,7 +192,7 @@ def limit(name: str, device: Any = None, *, given: int | None = None, each: int 
     Examples
     --------
     >>> limit("sweep_tokens"), limit("sweep_tokens", "cuda"), limit("sweep_tokens", "cuda", given=7)
-    (2048, 16384, 7)
+    (2048, 131072, 7)
     >>> limit("gradient_tokens", each=2**60)
     1
     """

@@ -1,6 +1,8 @@
 """One pass over a block of rows: the model runs once a batch, and every table takes what it needs of it.
 
 sites read = union of what the tables read;    state_t(block) = state_t after all batches of the block
+
+Where a device lacks float64 a batch's sums are float32's, and batches are merged on the host in float64.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
@@ -53,7 +56,9 @@ def pass_over(
         What ``also`` reads.
     """
     device = model.device
-    states = {name: {k: v.to(device) for k, v in table.empty(model).items()} for name, table in tables.items()}
+    narrow = widest(device) != torch.float64
+    empty = {name: table.empty(model) for name, table in tables.items()}
+    states = {name: _on_device(state, device) for name, state in empty.items()}
     needed = [*also_sites, *(site for table in tables.values() for site in table.sites(model.anatomy))]
     sites = [site for site in dict.fromkeys(needed) if site != LOGITS]
     marks, starts, lengths = marks_of(block, kinds), block.row_starts, block.lengths.long()
@@ -62,10 +67,26 @@ def pass_over(
         run = execute(model.anatomy, tokens.to(device), read=sites, logits=LOGITS in needed)
         seen = Seen(model, run, run.tokens, marks[own].to(device), (block.first_token + own).to(device))
         for name, table in tables.items():
-            table.add(states[name], seen)
+            if narrow:
+                part = _on_device(table.empty(model), device)
+                table.add(part, seen)
+                empty[name] = table.merge(empty[name], _as(empty[name], part))
+            else:
+                table.add(states[name], seen)
         if also is not None:
             also(seen)
-    return {name: {k: v.cpu() for k, v in state.items()} for name, state in states.items()}
+    return empty if narrow else {name: _as(empty[name], state) for name, state in states.items()}
+
+
+def _on_device(state: State, device: torch.device) -> State:
+    """A state where batches enter it, sums as wide as the device has numbers."""
+    wide = widest(device)
+    return {k: v.to(device, wide if v.dtype == torch.float64 else v.dtype) for k, v in state.items()}
+
+
+def _as(like: State, state: State) -> State:
+    """A state on the host, in its own types."""
+    return {k: v.cpu().to(like[k].dtype) for k, v in state.items()}
 
 
 def places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

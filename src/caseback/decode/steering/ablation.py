@@ -21,7 +21,7 @@ from caseback.errors import AnatomyError, CasebackError, EditError, SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.dense import bias_of, weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.parameters import device_of, expect_own_numbers, parameter
+from caseback.model.anatomy.parameters import expect_own_numbers, parameter
 from caseback.model.anatomy.stream import expect_sums
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Index, Project
@@ -204,9 +204,6 @@ def _writers(model: Model) -> list[Tensor]:
     """Everything that writes to the stream, as tensors (..., d_model) that share storage with the parameters."""
     anatomy, weights = model.anatomy, model.weights
     expect_own_numbers(anatomy.hf, "taking a direction out of weights")
-    devices = sorted({str(device_of(p.layer)) for p in anatomy.layers} | {str(anatomy.device)})
-    if len(devices) > 1:
-        raise AnatomyError(f"weights on several devices ({', '.join(devices)}): load the model on one")
     tensors: list[Tensor | None] = []
     project = anatomy.embed_project
     if project is None:
@@ -216,9 +213,9 @@ def _writers(model: Model) -> list[Tensor]:
     if anatomy.pos_embed is not None:
         tensors.append(parameter(anatomy.pos_embed, "weight"))
     for layer, p in enumerate(anatomy.layers):
-        tensors += [weights.W_O[layer], bias_of(p.o), weights.W_out[layer]]
+        tensors += [weights.in_place("W_O", layer), bias_of(p.o), weights.in_place("W_out", layer)]
         if p.experts is not None:
-            tensors.append(weights.b_out[layer])
+            tensors.append(weights.in_place("b_out", layer))
         elif p.w_out is not None:
             tensors.append(bias_of(p.w_out))
         tensors += [tensor for module in _beside(p) for tensor in (weight_matrix(module), bias_of(module))]

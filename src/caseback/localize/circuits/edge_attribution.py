@@ -7,7 +7,9 @@ A writer's change times the metric's gradient at one reader's own input, before 
 would change by if v alone saw u's other value. Heads read through query, key and value apart. Summed over a writer's
 edges it is that writer's node estimate; over the edges into the logits it is the metric's change with all else held.
 
-EAP-IG averages the gradient over points between the two inputs, which helps where the metric bends in between.
+EAP-IG averages the gradient over points between the two inputs, which helps where the metric bends in between. Prompts,
+and for long prompts points, are taken as many at a time as the budget of a pass forward and back holds, once for the
+pass and once for the gradients that it leaves (``gradient_tokens``); scores of several blocks of points add up.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from caseback.jobs.batches import Batches
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.contraction import contracted, sites_of_reads
-from caseback.localize.circuits.machinery.pulling import Slope
+from caseback.localize.circuits.machinery.pulling import SLOTS, Slope
 from caseback.localize.circuits.machinery.writes import sites_of_writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.localize.circuits.spans import ends_of, place_of_tokens
@@ -34,6 +36,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
 from caseback.model.prompts.copies import repeated
+from caseback.model.prompts.embedding_points import prompts_at_once, room_on_the_way_back
 from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way
 from caseback.model.prompts.per_token import aligned, expect_metric
 from caseback.model.prompts.run_pair import RunPair, run_pair
@@ -113,7 +116,7 @@ def edge_attribution(
         Score edges at each place apart: a name for every token, as ``span_schema`` gives. An edge is at the place
         where it is read, which is where it was written; a head's keys and values are read there for all queries.
     batch_size
-        Prompts at a time, which bounds memory.
+        Prompts at a time, which bounds memory; by default as many as the budget holds, 16 at most.
     progress
         Show a progress bar.
 
@@ -147,9 +150,9 @@ def edge_attribution(
         raise CasebackError(f"rule {rule!r} is unknown. {did_you_mean(rule, RULES)}")
     if along not in ALONG:
         raise CasebackError(f"along {along!r} is unknown. {did_you_mean(along, ALONG)}")
-    batch_size = limit("attribution_prompts", given=batch_size)
-    if (steps is not None and steps < 1) or batch_size < 1:
-        raise OutOfRange(f"steps={steps}, batch_size={batch_size}: expected at least 1")
+    most = limit("attribution_prompts", given=batch_size)
+    if (steps is not None and steps < 1) or most < 1:
+        raise OutOfRange(f"steps={steps}, batch_size={most}: expected at least 1")
     averaged = steps is not None or along == "ends"
     if corrupt is None and (averaged or direction != "noising"):
         raise CasebackError("without corrupt= edges are cut to zero: there is no run to interpolate to or to restore")
@@ -167,6 +170,8 @@ def edge_attribution(
     if other is not None and len(other) > len(tokens) == 1:
         tokens = repeated(tokens, len(other))
     places = None if positions is None else place_of_tokens(positions, tokens)
+    if batch_size is None:
+        batch_size = prompts_at_once(model, tokens, metric, _bytes_held(model, len(points[0])))
 
     def of_rows(rows: slice) -> tuple[Tensor, dict[str, Any]]:
         part, theirs, mine = tokens, other, metric
@@ -180,7 +185,7 @@ def edge_attribution(
         if along == "activations" and averaged:
             return _along_activations(model, graph, pair, mine, *points, at=at), pair.coords()
         if averaged:
-            return _along_inputs(model, graph, pair, mine, *points, at=at), pair.coords()
+            return _averaged(model, graph, pair, mine, Site("embed"), points[0], points[1], at=at), pair.coords()
         slope = Slope((1.0,), pair.base, pair.gradients(mine, readers, pull=False))
         others = constants if corrupt is None else pair.source
         return contracted(model, graph, pair.base, others, [slope], **at), pair.coords()
@@ -199,22 +204,13 @@ def edge_attribution(
     return _labelled(model, graph, torch.cat(scores), coords, metric, steps, along, rule, direction, patch, placed)
 
 
-def _along_inputs(
-    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor, *, at: dict[str, Any]
-) -> Float[Tensor, "batch place writer reader"]:
-    """Scores with gradients averaged over points between the two inputs' embeddings."""
-    slopes = _slopes(model, pair, metric, Site("embed"), points, weights)
-    return contracted(model, graph, pair.base, pair.source, slopes, **at)
-
-
 def _along_activations(
     model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor, *, at: dict[str, Any]
 ) -> Float[Tensor, "batch place writer reader"]:
     """Scores of each block's writers, with gradients averaged over points between that block's two activations."""
     scores: Tensor | None = None
     for site, writers in _blocks(model, graph):
-        slopes = _slopes(model, pair, metric, site, points, weights)
-        mine = contracted(model, graph, pair.base, pair.source, slopes, writers, **at)
+        mine = _averaged(model, graph, pair, metric, site, points, weights, writers, at=at)
         scores = mine if scores is None else scores
         scores[:, :, writers] = mine[:, :, writers]
     assert scores is not None
@@ -241,8 +237,48 @@ def _own_positions(run: Run, site: Site) -> Tensor:
     return aligned(run[site.name, site.layer].detach(), run.tokens)
 
 
-def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Tensor, weights: Tensor) -> list[Slope]:
+def _averaged(
+    model: Model,
+    graph: Graph,
+    pair: RunPair,
+    metric: Metric,
+    site: Site,
+    points: Tensor,
+    weights: Tensor,
+    writers: slice = slice(None),
+    *,
+    at: dict[str, Any],
+) -> Float[Tensor, "batch place writer reader"]:
+    """Scores with gradients at points on one site's way, as many points together as there is room for."""
+    total: Tensor | None = None
+    for slopes in _slopes(model, pair, metric, site, points, weights):
+        scores = contracted(model, graph, pair.base, pair.source, slopes, writers, **at)
+        total = scores if total is None else total.add_(scores)
+    assert total is not None
+    return total
+
+
+def _bytes_held(model: Model, n_points: int) -> int:
+    """What is kept of a token until its edges are scored: two runs' writes, and gradients at the points."""
+    anatomy = model.anatomy
+    written = sum(p.dims.n_heads * p.d_z + model.d_model for p in anatomy.layers)
+    return model.dtype.itemsize * (2 * (written + model.d_model) + n_points * _numbers_of_a_point(model))
+
+
+def _numbers_of_a_point(model: Model) -> int:
+    """What a point leaves of a token: the stream that heads read, and gradients at projections, MLPs and the end."""
+    projected = sum(
+        p.dims.n_heads * p.dims.d_head + p.dims.n_kv_heads * (p.dims.d_head + p.d_z) for p in model.anatomy.layers
+    )
+    return projected + model.d_model * (2 * model.n_layers + 1)
+
+
+def _slopes(
+    model: Model, pair: RunPair, metric: Metric, site: Site, points: Tensor, weights: Tensor
+) -> Iterator[list[Slope]]:
     """The metric's gradients at all readers, at points on the way of one site from its base to its source value.
+
+    As many points at a time as fit the room of a pass; the last of them once it is known that the metric is not flat.
 
     Raises
     ------
@@ -257,10 +293,16 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
         value = start.repeat_interleave(len(shares), 0) + at_shares(end - start, shares)
         return Replace(site.name, value, layer=site.layer)
 
+    each = tokens.ids.numel() * model.dtype.itemsize * _numbers_of_a_point(model)
+    most = max(1, room_on_the_way_back(model, tokens) // each)
+    heads = [read for read in reads if read.name in SLOTS]
     slopes: list[Slope] = []
     sizes: list[Tensor] = []
     for part, run, gradients in gradients_on_the_way(model, tokens, metric, points.tolist(), put, reads, pull=False):
-        slopes.append(Slope(tuple(weights[part].tolist()), run, gradients))
+        if slopes and sum(len(slope.weights) for slope in slopes) + len(weights[part]) > most:
+            yield slopes
+            slopes = []
+        slopes.append(Slope(tuple(weights[part].tolist()), run.only(heads), gradients))
         sizes.append(gradients[reads[-1].key].flatten(1).abs().amax(1).view(len(tokens), -1).amax(1))
     steep = torch.stack(sizes).amax(0)
     flat = (steep == 0).nonzero()[:, 0].tolist()
@@ -269,7 +311,7 @@ def _slopes(model: Model, pair: RunPair, metric: Metric, site: Site, points: Ten
             f"metric {metric.name!r} has no gradient at any of the {len(points)} points between the two runs (prompts "
             f"{flat}): it is flat there, as what counts or rounds is. Take one such as cb.logit_diff(target, foil)"
         )
-    return slopes
+    yield slopes
 
 
 def _labelled(

@@ -21,6 +21,7 @@ import xarray as xr
 from caseback.errors import CasebackError, TargetError
 from caseback.jobs.budget import limit
 from caseback.localize.inputs.methods import Method, checked_options, method_named, scores_of
+from caseback.model.prompts.embedding_points import bytes_on_the_way_back
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric, logit_diff
@@ -153,7 +154,8 @@ def in_batches(
     ------
     The scores of each batch in turn, (batch, pos), cut to its longest prompt.
     """
-    token_budget = limit("sweep_tokens", rows.ids.device, given=token_budget)
+    each = bytes_on_the_way_back(model, rows.shape[1])  # a method may take gradients
+    token_budget = limit("sweep_tokens", rows.ids.device, given=token_budget, each=each)
     if token_budget < 1:
         raise CasebackError(f"token_budget={token_budget}: expected at least 1 token per batch")
     lengths, start = rows.lengths.tolist(), 0

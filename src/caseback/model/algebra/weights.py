@@ -240,9 +240,10 @@ class Weights:
 
     def _at(self, name: str, layer: int) -> Tensor:
         """One layer's weight by its name, where prompts go: a copy only where a spread model has it elsewhere."""
-        return self._held(name, layer).to(self.anatomy.device)
+        return self.in_place(name, layer).to(self.anatomy.device)
 
-    def _held(self, name: str, layer: int) -> Tensor:
+    def in_place(self, name: str, layer: int) -> Tensor:
+        """One layer's weight on that layer's own device, a view of the parameter wherever the model allows."""
         kind, part = name.split("_")
         p = self.anatomy.layers[layer]
         if part in ("Q", "K", "V"):

@@ -174,6 +174,19 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float64
 
 
+def widened(x: Tensor) -> Tensor:
+    """Numbers as wide as their device has them, for sums and solves: float64, on Apple's float32.
+
+    A sum there has float32's digits; what is summed over batches or prompts goes on on the host, in float64.
+
+    Examples
+    --------
+    >>> widened(torch.ones(2, dtype=torch.bfloat16)).dtype
+    torch.float64
+    """
+    return x.to(widest(x.device))
+
+
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

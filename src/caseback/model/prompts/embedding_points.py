@@ -110,6 +110,23 @@ def rows_at_once(model: Model, tokens: Tokens, metric: Metric) -> int:
     return _at_once(model, tokens, every_position=metric.on(tokens, model.anatomy).columns is None)
 
 
+def prompts_at_once(model: Model, tokens: Tokens, metric: Metric, beside: int = 0) -> int:
+    """How many prompts as wide as these are attributed together, where so many bytes a token are kept beside a pass.
+
+    min(attribution_prompts, gradient_tokens w / (w + beside), rows_at_once)    tokens, w = bytes_on_the_way_back
+    """
+    width = tokens.shape[1]
+    each = width * (bytes_on_the_way_back(model, width) + beside)
+    fit = room_on_the_way_back(model, tokens) // each
+    return max(1, min(limit("attribution_prompts"), fit, rows_at_once(model, tokens, metric)))
+
+
+def room_on_the_way_back(model: Model, tokens: Tokens) -> int:
+    """The bytes that one pass forward and back may take, of prompts as wide as these."""
+    each = bytes_on_the_way_back(model, tokens.shape[1])
+    return each * limit("gradient_tokens", tokens.ids.device, each=each)
+
+
 def _at_once(model: Model, tokens: Tokens, *, every_position: bool) -> int:
     width = tokens.shape[1]
     most = limit("gradient_tokens", tokens.ids.device, each=bytes_on_the_way_back(model, width)) // width

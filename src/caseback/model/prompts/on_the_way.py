@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.jobs.batches import Batches
+from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.copies import repeated, repeated_metric
@@ -56,7 +57,7 @@ def gradients_on_the_way(
     """
 
     def of_points(part: slice) -> tuple[Run, Run]:
-        some = torch.tensor(shares[part], dtype=torch.float64, device=tokens.ids.device)
+        some = torch.tensor(shares[part], dtype=widest(tokens.ids.device), device=tokens.ids.device)
         times = len(some)
         copies, mine = repeated(tokens, times), repeated_metric(metric, tokens, times)
         run, values = measured(model.anatomy, copies, mine, read=sites, edits=[edit(some)], grad=True)

@@ -357,8 +357,9 @@ class Model(Displayed):
         labels
             Names of the variants; by default their edits in words.
         token_budget
-            The most token rows in one pass; it bounds the memory, whatever the number of variants. By default 2048 on a
-            CPU, 16384 on an accelerator.
+            The most token rows in one pass; it bounds the memory, whatever the number of variants. By default as many
+            as half of what the devices have free holds: at most 2048 on a CPU, 8 GiB of them on an accelerator. A
+            ``folder`` keeps the number that its sweep began with.
         progress
             Show a progress bar.
         checkpoint

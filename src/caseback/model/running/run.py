@@ -106,6 +106,10 @@ class Run(Displayed):
         logits = None if self._logits is None else self._logits.detach()
         return Run(self.anatomy, self.tokens, acts, logits, edited=self.edited)
 
+    def only(self, sites: Sequence[Site]) -> Run:
+        """The same run with these sites alone, so that the others' values are free to go."""
+        return Run(self.anatomy, self.tokens, {site: self._acts[site] for site in sites}, None, edited=self.edited)
+
     @checked
     def grad(
         self,

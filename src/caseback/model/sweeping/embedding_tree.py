@@ -20,7 +20,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import EditError
-from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Site
@@ -32,6 +31,7 @@ from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.packed_attention import Bucket
+from caseback.model.sweeping.room import logits_per_token, tokens_per_pass
 from caseback.model.sweeping.sweep import Results, job_of
 from caseback.model.sweeping.variants import unedited_values
 
@@ -110,7 +110,8 @@ def replaced(
     """
     choice, values = _checked(choice, values, anatomy, tokens)
     bound = metric.on(tokens, anatomy)
-    budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
+    logits = 0.0 if bound.columns is None else logits_per_token(bound, anatomy.d_vocab, tokens.shape[1])
+    budget = tokens_per_pass(anatomy, tokens, token_budget, logits=logits)
     if budget < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
     with undisturbed(anatomy, grad=False):

@@ -126,7 +126,7 @@ class Packed:
             standing_at=lambda site: site.name not in ("embed", "pos_embed"),  # these are in the clean stream already
         )
         self.gathered: dict[int, Any] = {}
-        self.layouts: dict[tuple[int, bool, torch.device], Layout] = {}
+        self.layouts: dict[tuple[int, bool, torch.device], Layout] = {}  # of the rows that are active now
         self.keys_only = self.last_rows = False
         self.last_keys_and_values: tuple[Tensor, Tensor] | None = None
         self.maps: list[tuple[np.ndarray, Tensor]] = []
@@ -357,6 +357,7 @@ class Packed:
         if key not in self.layouts:
             present = {i: len(s) for i, s in enumerate(self.segments) if self.row0[i] < self.active}
             buckets = [self._bucket(batch) for batch in of_like_length(present)]
+            self.layouts.clear()  # rows only ever join: the one before is not met again, and its masks are large
             self.layouts[key] = layout(buckets, len(present) if self.last_rows else self.active, self.device)
         return self.layouts[key]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import logits_of
 from caseback.model.running.edits import Edit
@@ -22,6 +21,7 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import expect_no_user_hooks
 from caseback.model.running.wiring import wired
+from caseback.model.sweeping.room import numbers_of, tokens_per_pass
 
 
 def side_by_side(
@@ -59,7 +59,8 @@ def side_by_side(
     range(0, ...) True
     """
     reads = [site for given in read for site in anatomy.sites(given)]
-    budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
+    numbers = [numbers_of(anatomy, site, tokens.shape[1]) for site in reads]
+    budget = tokens_per_pass(anatomy, tokens, token_budget, beside=sum(numbers))
     at_once = max(1, budget // tokens.ids.numel())
     resolved = [item for i, edits in enumerate(variants) for item in resolve(edits, anatomy, tokens, owner=i)]
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites, logits=False))

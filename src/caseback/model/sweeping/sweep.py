@@ -29,7 +29,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.passing import undisturbed
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
-from caseback.model.sweeping.sweep_job import KIND, Sweeping, swept_in
+from caseback.model.sweeping.sweep_job import KIND, Sweeping, budget_of, swept_in
 from caseback.model.sweeping.variants import Variants, put
 
 
@@ -74,22 +74,21 @@ def sweep(
     ``given`` are edits of the embeddings that all variants share. They are made once, in the run that every variant
     starts from, and that run's values take the place of the unedited run's.
     """
-    token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
-    if token_budget < 1:
+    if limit("sweep_tokens", tokens.ids.device, given=token_budget) < 1:
         raise EditError(f"token_budget={token_budget}: expected at least 1 row per pass")
     if labels is not None and len(labels) != len(variants):
         raise CasebackError(f"{len(labels)} labels for {len(variants)} variants: expected one for each")
     if folder is not None and checkpoint is not None:
         raise CasebackError(f"both {checkpoint=!s} and {folder=!s}: a sweep is kept in one of them")
     if folder is not None:
-        work = Sweeping(anatomy, tokens, variants, metric, given, token_budget)
+        work = Sweeping(anatomy, tokens, variants, metric, given, budget_of(folder, token_budget))
         own = threads_of(folder, threads, workers)
         values, noise = swept_in(folder, work, n_threads=own, workers=workers, on=on, progress=progress)
         ready = work.ready
     else:
         expect_here(workers, on)
         ready = Variants(anatomy, tokens, variants, metric, given)
-        values, noise = _swept(ready, metric, token_budget, checkpoint, progress)
+        values, noise = _swept(ready, metric, ready.tokens_per_pass(token_budget), checkpoint, progress)
     if labels is None:
         labels = ["; ".join(dict.fromkeys(e.describe() for _, _, e in r)) for r in ready.edits]
     return Swept(values, ready.unedited, list(labels), noise)

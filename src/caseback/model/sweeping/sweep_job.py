@@ -54,10 +54,10 @@ class Sweeping:
         variants: Sequence[Edit | Sequence[Edit]],
         metric: Metric,
         given: Edit | Sequence[Edit],
-        token_budget: int,
+        token_budget: int | None,
         row_budget: int | None = None,
     ):
-        self.anatomy, self.tokens, self.metric, self.token_budget = anatomy, tokens, metric, token_budget
+        self.anatomy, self.tokens, self.metric, self._token_budget = anatomy, tokens, metric, token_budget
         self.variants, self.given = [listed(variant) for variant in variants], listed(given)
         self.row_budget = limit("sweep_shard_tokens", tokens.ids.device, given=row_budget)
         self._ready: Variants | None = None
@@ -81,6 +81,13 @@ class Sweeping:
         if self._ready is None:
             self._ready = Variants(self.anatomy, self.tokens, self.variants, self.metric, self.given)
         return self._ready
+
+    @property
+    def token_budget(self) -> int:
+        """How many tokens a pass has: fixed when it is first asked for, and sent to others as it is here."""
+        if self._token_budget is None:
+            self._token_budget = self.ready.tokens_per_pass()
+        return self._token_budget
 
     def expect_sendable(self) -> None:
         """Refuse what no other process can be given: Python's functions, and sites that this program registered.
@@ -160,6 +167,19 @@ class Sweeping:
 
 def _arrived(hf: Any, tokenizer: Any, standing: Any, *given: Any) -> Sweeping:
     return Sweeping(assembled(hf, tokenizer, standing), *given)
+
+
+def budget_of(folder: str | Path, given: int | None = None) -> int | None:
+    """How many tokens a pass of a sweep in a folder has: what is given, else as many as when the folder was made.
+
+    Raises
+    ------
+    LoadError
+        For a damaged job.
+    """
+    if given is None and os.path.exists(Path(folder) / "job.json"):
+        return Job.open(folder).plan.options.get("token_budget")
+    return given
 
 
 def work_of(job: Job, model: Model) -> Sweeping:

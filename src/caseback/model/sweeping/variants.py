@@ -15,6 +15,7 @@ from torch import Tensor
 from caseback.errors import EditError
 from caseback.jobs.batches import Batches
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.sites import MAPS
 from caseback.model.running.edit_values import on
 from caseback.model.running.edits import Edit
 from caseback.model.running.metrics import Bound, Metric
@@ -25,6 +26,7 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.verify import unembed
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
+from caseback.model.sweeping.room import logits_per_token, tokens_per_pass
 from caseback.model.sweeping.segments import Resolved, chunks, last_layer, plan, unchanged_positions
 
 _UNEDITED = -1
@@ -79,6 +81,17 @@ class Variants:
         anatomy = self.anatomy
         shared = unchanged_positions(self.tokens, self.given, anatomy)
         return [plan(r, self.tokens, self.bound, anatomy, i, shared) for i, r in enumerate(self.edits)]
+
+    def tokens_per_pass(self, given: int | None = None) -> int:
+        """How many token rows of segments go through the model together: as given, else as many as there is room for.
+
+        A metric of all positions forms its logits a segment at a time, which no smaller pass would make less.
+        """
+        bound, anatomy, tokens = self.bound, self.anatomy, self.tokens
+        logits = 0.0 if bound.columns is None else logits_per_token(bound, anatomy.d_vocab, tokens.shape[1])
+        sites = [site for resolved in self.edits for _, site, _ in resolved]
+        maps = any(site.base.name in MAPS for site in (*sites, bound.site) if site is not None)
+        return tokens_per_pass(anatomy, tokens, given, logits=logits, maps=maps)
 
     def content(self) -> list[list[tuple[str, Edit]]]:
         """The edits that all share and those of each variant, for a fingerprint.

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from caseback.model.anatomy.coerce import widest
+
 
 @dataclass(frozen=True)
 class MagnitudeBins:
@@ -77,7 +79,7 @@ class MagnitudeBins:
     def quantiles(self, counts: Int[Tensor, "*unit bin"], shares: Float[Tensor, " q"]) -> Float[Tensor, "*unit q"]:
         """Quantiles, each right to its bin: the inner end of the lowest bin that a share is reached in."""
         below = counts.cumsum(-1)
-        need = (shares.to(below.device).double() * below[..., -1:]).ceil().clamp_min(1).long()
+        need = (shares.to(below.device, widest(below.device)) * below[..., -1:]).ceil().clamp_min(1).long()
         return self.inner_ends().to(below.device)[torch.searchsorted(below, need)]
 
 

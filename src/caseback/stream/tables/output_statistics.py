@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
@@ -65,8 +66,8 @@ class OutputStatistics(Table):
     def add(self, state: State, seen: Seen) -> None:
         here = (seen.marks.position[1:] > 0).nonzero()[:, 0]
         # a row's last token has no next one: whatever is measured there is left out
-        measures = measured(seen.at(Site("logits")), seen.marks.current.roll(-1))[:, here].double()
-        groups = group_matrix(seen.marks, self.groups, torch.float64)[here]
+        measures = widened(measured(seen.at(Site("logits")), seen.marks.current.roll(-1))[:, here])
+        groups = group_matrix(seen.marks, self.groups, measures.dtype)[here]
         state["n"] += groups.sum(0).long()
         state["sums"] += measures @ groups
         state["squares"] += measures.square() @ groups

@@ -18,6 +18,7 @@ import xarray as xr
 from caseback.errors import SiteAbsent
 from caseback.model.algebra.symmetric_product import symmetric_product
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.dataset import dataset
@@ -73,7 +74,7 @@ class SecondMoments(Table):
         return state
 
     def add(self, state: State, seen: Seen) -> None:
-        groups = group_matrix(seen.marks, self.groups, torch.float64) if self.groups else None
+        groups = group_matrix(seen.marks, self.groups, widest(seen.index.device)) if self.groups else None
         within = None if groups is None else groups.any(1)
         state["n"] += len(seen.index) if within is None else within.sum()
         if groups is not None:

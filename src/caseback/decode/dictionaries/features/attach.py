@@ -8,18 +8,21 @@ error is a site too, ``<name>_error``, unless the dictionary is a transcoder: re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.formats.saved_dictionaries import expect_model
 from caseback.errors import ArgumentError, LoadError
+from caseback.model.anatomy.parameters import device_of
 from caseback.model.anatomy.registered_sites import register_site, remove_site
-from caseback.model.anatomy.sites import SITES, Site, as_site
+from caseback.model.anatomy.sites import SITES, Codec, Site, as_site
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
+from caseback.model.running.session import written_change
 
 
 class _Error:
@@ -35,6 +38,22 @@ class _Error:
         return coded
 
 
+class _Elsewhere:
+    """What stands on one device, asked for states on any: its answers are where these are."""
+
+    def __init__(self, codec: Codec, device: torch.device):
+        self.codec, self.device = codec, device
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.codec.encode(x.to(self.device)).to(x.device)
+
+    def decode(self, coded: Tensor) -> Tensor:
+        return self.codec.decode(coded.to(self.device)).to(coded.device)
+
+    def change(self, coded: Tensor, edited: Tensor, x: Tensor) -> Tensor:
+        return written_change(self.codec, *(each.to(self.device) for each in (coded, edited, x))).to(x.device)
+
+
 @checked
 def attach(
     model: Model, dictionaries: Dictionary | Sequence[Dictionary], *, name: str = "feature", force: bool = False
@@ -44,7 +63,8 @@ def attach(
     Parameters
     ----------
     model
-        The model whose states they read; dictionaries are moved to its device, and keep their dtype.
+        The model whose states they read; dictionaries are moved to its device, and keep their dtype. Those of layers
+        on other devices stand there too: states go to them and codes come back.
     dictionaries
         One a layer, all of one site, such as ``"resid_post"``; transcoders all of one pair of sites.
     name
@@ -102,11 +122,11 @@ def attach(
         raise ArgumentError(f"dictionaries of several sites: {listed}; attach each kind under a name of its own")
     ((site, target),) = pairs
     flat = len(SITES[site].dims) > 2
-    register_site(name, site, by_layer, written=target, flat=flat)
+    register_site(name, site, _reached(model, by_layer), written=target, flat=flat)
     if site != target or flat:
         return [name]
     errors = {layer: _Error(one) for layer, one in by_layer.items()}
-    register_site(f"{name}_error", site, errors, dim=Site(site, 0).kind.dims[-1])
+    register_site(f"{name}_error", site, _reached(model, errors), dim=Site(site, 0).kind.dims[-1])
     return [name, f"{name}_error"]
 
 
@@ -135,6 +155,13 @@ def attached(
         yield names
     finally:
         detach(name)
+
+
+def _reached(model: Model, codecs: Mapping[int, Codec]) -> dict[int, Codec]:
+    """Codecs as their layers can ask them, also from another device."""
+    if {device_of(p.layer) for p in model.anatomy.layers} == {model.device}:
+        return dict(codecs)
+    return {layer: _Elsewhere(codec, model.device) for layer, codec in codecs.items()}
 
 
 def _expect_own(dictionary: Dictionary, model: Model) -> None:

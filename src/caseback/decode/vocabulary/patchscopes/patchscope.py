@@ -40,6 +40,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.verify import unembed
+from caseback.model.sweeping.room import tokens_per_pass
 
 Map = Lens | Tensor | Callable[[Tensor], Tensor]
 
@@ -165,7 +166,7 @@ def patchscope(
     run = execute(model.anatomy, tokens, read=list(dict.fromkeys(reads)), edits=edits, logits=False)
     states = [_mapped(cells.of(run, stream_at(model, row)), row, mapping, onto) for row in depths]
     wanted = _own_choices(model, run, cells, max_logits) if own else wanted
-    n, budget = len(cells.example), limit("sweep_tokens", onto.device, given=token_budget or None)
+    n, budget = len(cells.example), tokens_per_pass(onto.anatomy, prompts, token_budget or None)
     # cell of the grid -> row, place; one target prompt each
     order = [(i, place) for i in range(len(depths)) for place in range(n)]
     step = max(1, min(budget // (prompts.shape[1] + max_new_tokens), max_logits // onto.d_vocab))

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
-from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.features.places import Place, groups_of
 from caseback.model.anatomy.norms import at_least_float32
@@ -32,6 +31,7 @@ from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.sweeping.room import logits_per_token, tokens_per_pass
 
 ABLATIONS = ("resample", "mean", "zero")
 Others = Callable[[Tensor, Tensor], Tensor]
@@ -162,7 +162,7 @@ class NodeRuns:
         """The metric of each circuit on each prompt."""
         n_circuits, n = len(masks[0]), len(self.tokens)
         values = torch.zeros(n_circuits, n, dtype=torch.float64)
-        at_once = max(1, limit("sweep_tokens", self.tokens.ids.device) // self.tokens.shape[1])
+        at_once = max(1, self._tokens_per_pass([mask.shape[-1] for mask in masks]) // self.tokens.shape[1])
         some, each = min(n, at_once), max(1, at_once // n)
         blocks = [(p, c) for p in range(0, n, some) for c in range(0, n_circuits, each)]
         for p, c in progress_bar(blocks, "circuits of nodes", unit="batch", show=progress):
@@ -175,6 +175,13 @@ class NodeRuns:
             )
             values[variants, rows] = measured_values.detach().cpu().double().view(len(tokens), count).T
         return values
+
+    def _tokens_per_pass(self, units: Sequence[int]) -> int:
+        """How many tokens are run together, at sites with so many units."""
+        anatomy, tokens = self.model.anatomy, self.tokens
+        logits = logits_per_token(self.metric.on(tokens, anatomy), self.model.d_vocab, tokens.shape[1])
+        # the units' values, their others, the change, and which of them are the circuit's
+        return tokens_per_pass(anatomy, tokens, logits=logits, beside=4 * max(units, default=0))
 
     def whole(self) -> Float[Tensor, " batch"]:
         """The metric of the model itself."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.stream import expect_token_embeddings
 from caseback.model.prompts.copies import repeated
 from caseback.model.running.edits import Add
@@ -40,7 +41,7 @@ def embedding_std(model: Model) -> float:
         x = anatomy.embed(ids[None])
         for module in (anatomy.embed_project, anatomy.embed_norm):
             x = x if module is None else module(x)
-        x = x.double() * anatomy.embed_scale
+        x = widened(x) * anatomy.embed_scale
         total, squares, count = total + float(x.sum()), squares + float(x.pow(2).sum()), count + x.numel()
     mean = total / count
     return max(squares / count - mean * mean, 0.0) ** 0.5

@@ -25,6 +25,7 @@ from caseback.jobs.budget import limit
 from caseback.localize.components.machinery.first_order import Part
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import logits_of
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import Heads, Scores, attending, mix, native, pattern_of, repeat_heads, scores_of
@@ -104,15 +105,16 @@ def keys(layer: int, call: AttentionCall, base: Run, source: Run) -> Part:
 
 def _columns(call: AttentionCall, theirs: Heads, q: Heads, k: Heads, v: Heads, g: Heads, rows: slice) -> Tensor:
     """The estimates of all keys of some prompts, (batch, pos, kv_head)."""
-    scores, patched = (_double(call.scores(q, x, rows)) for x in (k, theirs))
-    slope = _double(g[rows] @ repeat_heads(v[rows], g.shape[1]).mT)
+    # weights span hundreds of orders of magnitude
+    scores, patched = (widened(call.scores(q, x, rows)) for x in (k, theirs))
+    slope = widened(g[rows] @ repeat_heads(v[rows], g.shape[1]).mT)
     highest = scores.amax(-1, keepdim=True)
     weight = (scores - highest).exp()
     others, shared = _without_each(weight), _without_each(weight * slope)
     sinks = call.how.get("s_aux")
     sinks = sinks if sinks is not None else getattr(call.module, "sinks", None)
     if sinks is not None:
-        others = others + (_double(sinks.detach()).view(1, -1, 1, 1) - highest).exp()
+        others = others + (widened(sinks.detach()).view(1, -1, 1, 1) - highest).exp()
     mean = torch.where(others > 0, shared / others.clamp_min(torch.finfo(others.dtype).tiny), 0.0)
     # a patched score may lie far above all others: both weights are taken from the higher of the two
     top = torch.maximum(patched, highest)
@@ -129,11 +131,6 @@ def _without_each(x: Float[Tensor, "*dims key"]) -> Float[Tensor, "*dims key"]:
     after = x.flip(-1).cumsum(-1).roll(1, -1)
     before[..., 0] = after[..., 0] = 0.0
     return before + after.flip(-1)
-
-
-def _double(x: Tensor) -> Tensor:
-    """float64 where the device has it: weights span hundreds of orders of magnitude."""
-    return x.float() if x.device.type == "mps" else x.double()
 
 
 def _heads(run: Run, site: Site) -> Heads:

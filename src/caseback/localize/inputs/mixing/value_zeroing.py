@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.inputs.mixing.mixing import Across, chosen_layers, labelled_maps, row_scores, row_shares
 from caseback.model.anatomy.norms import at_least_float32
@@ -33,6 +32,7 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
+from caseback.model.sweeping.room import tokens_per_pass
 from caseback.model.sweeping.segments import chunks
 
 _NO_METRIC = Bound(None, None, lambda logits, rows: rows)
@@ -184,7 +184,7 @@ def zeroed(
     progress: bool,
 ) -> Float[Tensor, "batch layer query key"]:
     """Distances of all layers, before rows are divided by their sums."""
-    token_budget = limit("sweep_tokens", tokens.ids.device, given=token_budget)
+    token_budget = tokens_per_pass(model.anatomy, tokens, token_budget)
 
     def zero(layer: int, pos: slice) -> Edit:
         return Zero("v", layer=layer, pos=pos)

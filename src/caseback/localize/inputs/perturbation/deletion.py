@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import MAPS
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.room import logits_per_token, tokens_per_pass
 
 
 def without(
@@ -88,7 +88,8 @@ def without(
             )
         todo.append((v, b))
         rows.append(ids[b][: stop[b]][~gone])
-    budget = limit("sweep_tokens", model.device, given=token_budget or None)
+    logits = logits_per_token(bound, model.d_vocab, tokens.shape[1])
+    budget = tokens_per_pass(model.anatomy, tokens, token_budget or None, logits=logits)
     at_once = max(1, budget // max((len(row) for row in rows), default=1))
     with progress_bar(total=len(rows), show=progress, what="deletion", unit="prompt") as bar:
         for start in range(0, len(rows), at_once):

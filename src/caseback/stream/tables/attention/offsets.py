@@ -20,6 +20,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.tables.attention.allowed_keys import allowed_keys, distinct
@@ -77,10 +78,10 @@ class AttentionOffsets(Table):
         bins = bins_of_width(width).to(lengths.device)
         for mask, layers in distinct(allowed_keys(seen.model.anatomy, width)).values():
             mask = mask.to(lengths.device)
-            number = mask.sum(1).double()
+            number = widened(mask.sum(1))
             others = mask.clone()
             others[:, 0] = False
-            by_distance = _by_distance(others.double()[None, None], 1, width).flip(-1)[0, 0]
+            by_distance = _by_distance(widened(others)[None, None], 1, width).flip(-1)[0, 0]
             weights = by_distance * rows[1:, None]
             state["pairs"][layers] += _binned(weights.sum(0), bins).long()
             state["uniform"][layers] += _binned((weights / number[1:, None]).sum(0), bins)
@@ -151,7 +152,7 @@ def _summed(diagonals: Tensor) -> Tensor:
     """(head, distance): over rows and queries, as a product, which takes the view's strides as they are."""
     rows, heads, queries, width = diagonals.shape
     ones = diagonals.new_ones(rows * heads, 1, queries)
-    return (ones @ diagonals.flatten(0, 1)).view(rows, heads, width).double().sum(0)
+    return widened((ones @ diagonals.flatten(0, 1)).view(rows, heads, width)).sum(0)
 
 
 def _by_distance(a: Tensor, skip: int, width: int) -> Tensor:

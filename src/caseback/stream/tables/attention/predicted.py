@@ -21,6 +21,7 @@ from torch import Tensor
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
@@ -74,7 +75,7 @@ class AttentionPredicted(Table):
             some = real & may.any(-1)
             some[:, : self.skip] = False
             state["n"][layers] += some.sum()
-            state["uniform"][layers] += (some / mask.sum(1)).double().sum()
+            state["uniform"][layers] += widened(some / mask.sum(1)).sum()
             for layer in layers:
                 scores = lens(seen.in_rows(seen.wide(Site("resid_pre", layer))))
                 chosen, other = (x.masked_fill(never, -torch.inf).argmax(-1) for x in (scores, scores.roll(BACK, 1)))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import repeat_heads
@@ -78,8 +79,8 @@ class AttentionReceived(Table):
         queries, keys = (seen.in_rows(x) for x in (own, of_key))
         for mask, layers in distinct(allowed_keys(anatomy, width)).values():
             mask = mask.to(queries.device)
-            uniform = (mask.double() / mask.sum(1, keepdim=True)).to(dtype)
-            state["uniform"][layers] += torch.einsum("bqg,bqk->gk", queries, uniform @ keys).double()
+            uniform = (widened(mask) / mask.sum(1, keepdim=True)).to(dtype)
+            state["uniform"][layers] += widened(torch.einsum("bqg,bqk->gk", queries, uniform @ keys))
         for layer in range(anatomy.n_layers):
             # (row, head, group, key)
             given = queries.transpose(1, 2)[:, None] @ seen.attention(layer)

@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.stream.marks import Marks
@@ -99,9 +100,9 @@ class AttentionRelations(Table):
         n_of = len(pairs.relation)
         for mask, layers in distinct(allowed_keys(seen.model.anatomy, width)).values():
             mask = mask.to(at.device)
-            may = mask[at, to].double()
-            number = mask.sum(1)[at].double()
-            some = torch.zeros(n_of, dtype=torch.float64, device=at.device).index_add_(0, pairs.of, may) > 0
+            may = widened(mask[at, to])
+            number = widened(mask.sum(1)[at])
+            some = torch.zeros(n_of, dtype=may.dtype, device=at.device).index_add_(0, pairs.of, may) > 0
             counts = torch.bincount(pairs.relation[some], minlength=len(self.relations))
             uniform = torch.bincount(pairs.relation[pairs.of], may / number, minlength=len(self.relations))
             state["n"][layers] += counts
