@@ -17,7 +17,8 @@ import xarray as xr
 
 from caseback.behaviors.atlas import Atlas
 from caseback.decode.vocabulary.lenses.lens import Lens, read_lens
-from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
+from caseback.decode.vocabulary.lenses.lens_statistics import OF_TARGETS, TOP
+from caseback.decode.vocabulary.lenses.logit_lens import lens_of_run
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
@@ -34,6 +35,7 @@ from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
+from caseback.model.running.shared_passes import share, shared_passes
 from caseback.model.running.targets import target_and_foil
 from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.comparison import comparison
@@ -51,10 +53,12 @@ from caseback.reports.tables.likeliest import likeliest
 __all__ = ["explain"]
 
 ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
+_SAID = (*TOP, "entropy", "kl", *OF_TARGETS)
 _PARTS = 6  # lens, input attributions, their comparison, ablations, patching, checks
 
 
 @checked
+@shared_passes()
 def explain(
     model: Model,
     prompt: PromptsLike,
@@ -162,7 +166,8 @@ def explain(
     original = () if corrupt is None else model.tokens(corrupt).text[0]
     if corrupt is not None and deep is not None:
         tokens, corrupt, cuts = cut_alike(model, tokens, corrupt)
-    run = model.run(tokens)
+    share(model.anatomy, tokens)
+    run = model.run(tokens, read=_read_by_many(model, tokens))
     final = run.logits[0, int(tokens.column(-1)[0])].detach()
     other, search, one, searched = None, None, None, 0.0
     if deep is not None:
@@ -172,10 +177,12 @@ def explain(
         searched = work.forwards
         if one is not None and corrupt is None:
             corrupt = one.tokens
-    if corrupt is not None and foil is None:
+    if corrupt is not None:
         counterfactual = model.tokens(corrupt)
-        if len(counterfactual) == 1:
-            other = model.run(counterfactual).logits[0, int(counterfactual.column(-1)[0])].detach()
+        share(model.anatomy, counterfactual)
+        if foil is None and len(counterfactual) == 1:
+            after = model.run(counterfactual, read=_read_by_many(model, counterfactual)).logits
+            other = after[0, int(counterfactual.column(-1)[0])].detach()
     answer = model.run(whole).logits[0, -1].detach() if cuts else final
     t, f = target_and_foil(model, answer, target, foil, other)
     metric = logit_diff(t, f)
@@ -190,7 +197,7 @@ def explain(
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:
-        knew = _knew(model, tokens, (t, f), lens, k)
+        knew = _knew(model, run, (t, f), lens, k)
         bar.update()
         by_gradient = gradient_x_input(model, tokens, metric)
         short = deep is not None and deep.short
@@ -259,12 +266,19 @@ def explain(
             "rows": [
                 {
                     "name": str(name),
-                    "layer": int(effects["layer"][i]),
-                    "head": int(effects["head"][i]) if effects["head"][i] >= 0 else None,
-                    "attributed": float(claimed[i]),
-                    "effect": float(effects[i]),
+                    "layer": layer,
+                    "head": head if head >= 0 else None,
+                    "attributed": attributed,
+                    "effect": effect,
                 }
-                for i, name in enumerate(effects.component.values)
+                for name, layer, head, attributed, effect in zip(
+                    effects.component.values,
+                    effects["layer"].values.tolist(),
+                    effects["head"].values.tolist(),
+                    claimed.values.tolist(),
+                    effects.values.tolist(),
+                    strict=True,
+                )
             ],
             "spearman": rank_correlation(claimed.values, effects.values),
             "entry": ENTRY[ablation],
@@ -274,6 +288,15 @@ def explain(
         checks=outcomes,
         provenance=_provenance(model, by_gradient),
     )
+
+
+def _read_by_many(model: Model, tokens: Tokens) -> list[Site]:
+    """Sites that several sections read, where the model has them; of patterns those that are no larger than z."""
+    anatomy = model.anatomy
+    maps = ["pattern"] if tokens.shape[1] <= model.d_head else []
+    ends = [Site("embed"), Site("pos_embed"), Site("resid_pre", 0)]
+    layered = [Site(name, layer) for name in ("z", "mlp_out", "resid_post", *maps) for layer in range(model.n_layers)]
+    return [site for site in (*ends, *layered) if anatomy.has(site)]
 
 
 def _along_the_path(by_path: xr.DataArray) -> dict[str, Any]:
@@ -348,7 +371,7 @@ def _joined(model: Model, tokens: Tokens) -> str:
     return model.tokenizer.decode(_ids(tokens)) if model.tokenizer is not None else " ".join(map(str, _ids(tokens)))
 
 
-def _knew(model: Model, tokens: Tokens, contrast: tuple[int, int], lens: Lens | None, k: int) -> xr.Dataset:
+def _knew(model: Model, run: Run, contrast: tuple[int, int], lens: Lens | None, k: int) -> xr.Dataset:
     """The logit lens, or a fitted one.
 
     Raises
@@ -357,14 +380,14 @@ def _knew(model: Model, tokens: Tokens, contrast: tuple[int, int], lens: Lens | 
         For a fitted lens of another model, one of tokens to come, or one that lacks layers.
     """
     if lens is None:
-        return logit_lens(model, tokens, targets=[*contrast], k=k)
+        return lens_of_run(model, run, targets=[*contrast], k=k, names=_SAID)
     if lens.ahead or [row for row in lens.rows if row < model.n_layers] != list(range(model.n_layers)):
         raise CasebackError(
             f"a lens of kind {lens.kind!r} with maps for the rows {', '.join(map(str, lens.rows))}"
             f"{f' and {lens.ahead} tokens ahead' if lens.ahead else ''}: expected one of the next token with a map for "
             f"every row from 0 to {model.n_layers - 1}"
         )
-    return read_lens(model, tokens, lens, targets=[*contrast], k=k)
+    return read_lens(model, run.tokens, lens, targets=[*contrast], k=k)
 
 
 def _lens(lens: xr.Dataset) -> dict[str, Any]:
@@ -409,21 +432,22 @@ def _heads(
     """The heads with the largest attribution and effect, each relative to the largest, with patterns while they fit."""
     is_head = effects.kind.values == "head"
     dla, effect = claimed.values * is_head, effects.values * is_head
+    layers = effects["layer"].values.tolist()
     weight = sum(np.abs(x) / (np.abs(x).max() or 1.0) for x in (dla, effect))
     best = [int(i) for i in np.argsort(-weight, kind="stable") if is_head[i]][:most]
     n = len(tokens.text[0])
-    patterned = [i for i in best if model.anatomy.has(Site("pattern", int(effects["layer"][i])))]
+    patterned = [i for i in best if model.anatomy.has(Site("pattern", layers[i]))]
     entries = limit("page_pattern_entries")
     patterned = patterned[: max(1, entries // n**2)] if n**2 <= entries else []
-    run = model.run(tokens, read=sorted({("pattern", int(effects["layer"][i])) for i in patterned}))
+    run = model.run(tokens, read=sorted({("pattern", layers[i]) for i in patterned}))
     return [
         {
-            "layer": int(effects["layer"][i]),
+            "layer": layers[i],
             "head": int(effects["head"][i]),
             "name": str(effects.component.values[i]),
             "dla": float(dla[i]),
             "ablation": float(effect[i]),
-            "pattern": _pattern(run, int(effects["layer"][i]), int(effects["head"][i])) if i in patterned else None,
+            "pattern": _pattern(run, layers[i], int(effects["head"][i])) if i in patterned else None,
         }
         for i in best
     ]
