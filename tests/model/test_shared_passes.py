@@ -6,7 +6,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.model.running.shared_passes import share, shared_passes
+from caseback.model.sweeping.shared_passes import share, shared_passes
 from caseback.reports import explain as reports_explain
 from caseback.reports.story.counting import counted
 

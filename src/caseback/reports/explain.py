@@ -16,9 +16,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.behaviors.atlas import Atlas
-from caseback.decode.vocabulary.lenses.lens import Lens, read_lens
-from caseback.decode.vocabulary.lenses.lens_statistics import OF_TARGETS, TOP
-from caseback.decode.vocabulary.lenses.logit_lens import lens_of_run
+from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
@@ -35,9 +33,9 @@ from caseback.model.prompts.masked_prompts import special_tokens
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
-from caseback.model.running.shared_passes import share, shared_passes
 from caseback.model.running.targets import target_and_foil
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.sweeping.shared_passes import share, shared_passes
 from caseback.reports.comparison import comparison
 from caseback.reports.explain_checks import Evidence, checks, rank_correlation
 from caseback.reports.explain_document import EXPLANATION
@@ -48,12 +46,12 @@ from caseback.reports.story.depths import depth_of
 from caseback.reports.story.story import found_for, story_of
 from caseback.reports.story.traces import Traces
 from caseback.reports.story.words import sentences
+from caseback.reports.tables.lens_section import lens_readings, lens_section
 from caseback.reports.tables.likeliest import likeliest
 
 __all__ = ["explain"]
 
 ENTRY = {"zero": "3.2.10", "mean": "3.2.9"}
-_SAID = (*TOP, "entropy", "kl", *OF_TARGETS)
 _PARTS = 6  # lens, input attributions, their comparison, ablations, patching, checks
 
 
@@ -197,7 +195,7 @@ def explain(
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:
-        knew = _knew(model, run, (t, f), lens, k)
+        knew = lens_readings(model, run, (t, f), lens, k)
         bar.update()
         by_gradient = gradient_x_input(model, tokens, metric)
         short = deep is not None and deep.short
@@ -208,7 +206,7 @@ def explain(
         bar.update()
         compared = None if short or by_path is None else _compared(model, tokens, metric, by_gradient, by_path)
         bar.update()
-        lens_section = _lens(knew)
+        of_lens = lens_section(knew)
         story, traces = None, None
         if deep is not None:
             with counted(model, len(tokens.text[0])) as work:
@@ -218,7 +216,7 @@ def explain(
             story |= {"depth": depth, "forwards": searched + work.forwards}
             story["cuts"] = [vars(cut) | {"pieces": list(cut.pieces)} for cut in cuts]
             story["uncut"] = float(answer[t] - answer[f])
-            story["sentences"] = sentences(story, tokens.text[0], lens_section)
+            story["sentences"] = sentences(story, tokens.text[0], of_lens)
         bar.update()
         shares = logit_attribution(model, tokens, metric).isel(batch=0)
         effects = _effects(model, tokens, metric, shares, traces, ablation, over, most, progress)
@@ -246,7 +244,7 @@ def explain(
         foil={"id": f, "text": model.token_text(f)},
         metric={"name": metric.name, "value": value},
         predictions=likeliest(model, final),
-        lens=lens_section,
+        lens=of_lens,
         inputs={
             "methods": [
                 {
@@ -369,43 +367,6 @@ def _ids(tokens: Tokens) -> list[int]:
 
 def _joined(model: Model, tokens: Tokens) -> str:
     return model.tokenizer.decode(_ids(tokens)) if model.tokenizer is not None else " ".join(map(str, _ids(tokens)))
-
-
-def _knew(model: Model, run: Run, contrast: tuple[int, int], lens: Lens | None, k: int) -> xr.Dataset:
-    """The logit lens, or a fitted one.
-
-    Raises
-    ------
-    CasebackError
-        For a fitted lens of another model, one of tokens to come, or one that lacks layers.
-    """
-    if lens is None:
-        return lens_of_run(model, run, targets=[*contrast], k=k, names=_SAID)
-    if lens.ahead or [row for row in lens.rows if row < model.n_layers] != list(range(model.n_layers)):
-        raise CasebackError(
-            f"a lens of kind {lens.kind!r} with maps for the rows {', '.join(map(str, lens.rows))}"
-            f"{f' and {lens.ahead} tokens ahead' if lens.ahead else ''}: expected one of the next token with a map for "
-            f"every row from 0 to {model.n_layers - 1}"
-        )
-    return read_lens(model, run.tokens, lens, targets=[*contrast], k=k)
-
-
-def _lens(lens: xr.Dataset) -> dict[str, Any]:
-    one = lens.isel(batch=0)
-    section = {
-        "kind": lens["top_prob"].attrs.get("lens") or "logit",
-        "layers": one.layer.values.tolist(),
-        "k": int(one.sizes["k"]),
-        "top_text": one.top_text.values.tolist(),
-        "top_prob": one.top_prob.values.tolist(),
-        "entropy": one.entropy.values.tolist(),
-        "kl": one.kl.values.tolist(),
-        "logit_diff": (one.logit.isel(vocab=0, pos=-1) - one.logit.isel(vocab=1, pos=-1)).values.tolist(),
-    }
-    for i, name in enumerate(("target", "foil")):
-        section[f"{name}_prob"] = one.prob.isel(vocab=i).values.tolist()
-        section[f"{name}_rank"] = one["rank"].isel(vocab=i).values.tolist()
-    return section
 
 
 def _components(model: Model, shares: xr.DataArray) -> dict[str, Any]:

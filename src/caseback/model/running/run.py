@@ -26,11 +26,11 @@ from caseback.model.running.frames import batch_frame
 from caseback.model.running.metrics import Metric
 from caseback.model.running.passing import ended, no_rows, passing, undisturbed
 from caseback.model.running.session import Session, pulled_through_view
-from caseback.model.running.shared_passes import held_of
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import drop_output_hooks
 from caseback.model.running.wiring import wired
+from caseback.model.sweeping.shared_passes import held_of
 
 _DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
 

@@ -18,11 +18,11 @@ from caseback.model.running.frames import batch_frame
 from caseback.model.running.passing import hooked
 from caseback.model.running.run import expect_numbers_at, inputs_of
 from caseback.model.running.session import Session
-from caseback.model.running.shared_passes import held_of
 from caseback.model.running.tokens import Tokens
 from caseback.model.running.user_hooks import expect_no_user_hooks
 from caseback.model.running.wiring import wired
 from caseback.model.sweeping.reused_projections import Outputs, recorded_projections
+from caseback.model.sweeping.shared_passes import held_of
 
 
 @dataclass
