@@ -287,7 +287,7 @@ def test_a_feature_and_a_part_that_is_changed_can_be_traced(tab, address):
     assert state_of(tab)["unit"].startswith("feature words ")
     opened(tab, address, prompt=PROMPT, changes=[{"part": "head", "layer": 1, "head": 2, "factor": 0}])
     until(tab, FIRST)
-    clicked(tab, ".changes button[aria-label='what drives L1H2?']")
+    clicked(tab, ".changes button[aria-label='why? what drives L1H2']")
     until(tab, "document.querySelector('.asked h3')?.innerText.includes('Why L1H2 looks from')")
 
 

@@ -97,7 +97,7 @@ export function changesView({ model, shelf, onChange, onTrace }) {
             "×",
           );
           const trace = traced.includes(change.part)
-            ? h("button", { title: `what drives ${name}?`, "aria-label": `what drives ${name}?`, on: { click: () => onTrace(change) } }, "why?")
+            ? h("button", { title: `what drives ${name}?`, "aria-label": `why? what drives ${name}`, on: { click: () => onTrace(change) } }, "why?")
             : h("span", {});
           return h("li", {}, h("b", { class: "mono", title: name }, name), slider, value, trace, remove);
         }),

@@ -93,7 +93,7 @@ export function driversView(doc, { unit, onPlace }) {
       {},
       one.writers.map((each) => h("td", {}, writer(each))),
       head ? null : h("td", { class: "mono" }, one.through || "directly"),
-      h("td", { class: "num" }, signed(one.weight)),
+      h("td", { class: `num ${one.weight > 0 ? "target" : "foil"}` }, signed(one.weight)),
       h(
         "td",
         { class: "signed-track", "aria-hidden": "true" },
@@ -113,7 +113,7 @@ export function driversView(doc, { unit, onPlace }) {
       "figcaption",
       {},
       h("h3", {}, head ? `Why ${name} looks from ` : `What drives ${name} at `, tokenChip(tokens[pos]), ` ${pos}`, ...(head ? [" to ", tokenChip(tokens[of.key]), ` ${of.key}`] : [])),
-      h("p", { class: "note" }, `In the model as it is ${what} Orange brings it up, blue brings it down.`),
+      h("p", { class: "note" }, `In the model as it is, ${what} Orange brings it up, blue brings it down.`),
     ),
     h(
       "div",

@@ -42,7 +42,7 @@ export function featuresView(doc, { onPick, onTrace }) {
           ),
           h(
             "button",
-            { class: "pick", "aria-label": `what drives feature ${feature}?`, on: { click: () => onTrace({ part: "feature", dictionary: dictionary.name, unit: feature }, i) } },
+            { class: "pick", "aria-label": `why? what drives feature ${feature}`, on: { click: () => onTrace({ part: "feature", dictionary: dictionary.name, unit: feature }, i) } },
             "why?",
           ),
         );
