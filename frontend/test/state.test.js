@@ -5,7 +5,7 @@ import { MOST_OF_ADDRESS, START, addressOf, noName, noNumber, readState } from "
 const LINE = JSON.stringify({ prompt: "Mary went to the", target: " store", kind: "“place” & more #1" });
 
 test("an address leads back to the state, pasted lines too", () => {
-  const state = { ...START, prompt: "a\nb", view: "table", lines: `${LINE}\n${LINE}`, changes: [{ part: "mlp", layer: 3, factor: 0 }] };
+  const state = { ...START, prompt: "a\nb", view: "table", lines: `${LINE}\n${LINE}`, sort: "-logit_diff", slices: [["kind", "“place” & more #1"]], changes: [{ part: "mlp", layer: 3, factor: 0 }] };
   assert.deepEqual(readState(addressOf(state)), { state, problems: [] });
   assert.deepEqual(readState(""), { state: START, problems: [] });
   assert.deepEqual(readState(addressOf(START)), { state: START, problems: [] });
@@ -26,10 +26,10 @@ test("what of an address cannot be read is said, and the rest is read", () => {
     assert.match(problems[0], /address/);
   }
   const changes = [{ part: "mlp", layer: 1, factor: 0 }, { part: "code", factor: 0 }, { part: "mlp", layer: 1 }, null, { part: "direction", direction: "she", factor: 1 }, { part: "toString", factor: 1 }];
-  const { state, problems } = readState(`#${encodeURIComponent(JSON.stringify({ prompt: "a", layer: 3, poem: "x", __proto__x: "y", changes }))}`);
+  const { state, problems } = readState(`#${encodeURIComponent(JSON.stringify({ prompt: "a", layer: 3, poem: "x", __proto__x: "y", slices: [["kind", 3]], changes }))}`);
   assert.equal(state.prompt, "a");
   assert.deepEqual(state.changes, [changes[0]]);
-  assert.equal(problems.length, 8);
+  assert.equal(problems.length, 9);
   for (const word of ["layer", "poem", "code"]) assert.ok(problems.some((text) => text.includes(word)));
 });
 

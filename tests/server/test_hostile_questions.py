@@ -27,6 +27,7 @@ VALID = {
     "story": {"prompt": PROMPT},
     "inputs": {"prompt": PROMPT, "methods": ["gradient_x_input"]},
     "graph": {"prompt": PROMPT, "max_nodes": 20},
+    "drivers": {"prompt": PROMPT, "part": "head", "layer": 1, "head": 2},
 }
 ANYWHERE = [
     float("1e300"),
@@ -52,6 +53,12 @@ FOR = {
     "max_nodes": [0, 2001, "many", None],
     "count": [0, 10**9, 1.5],
     "top": [0, 51],
+    "units": ["poems", "transcoders", None],
+    "part": ["mlp", "direction", "neuron", "feature", None],
+    "head": [99, 2**31, "1", None],
+    "unit": [3, 10**30, "x"],
+    "pos": [99, 2**31, 0.5],
+    "looked_at": [99, 2**31, "x"],
     "seed": [-1, 2**31, "x"],
     "task": ["", "no task", "ioi/../ioi"],
     "lines": ["{", "[1]", '{"prompt": 3}', "{}\n" * 300],

@@ -12,6 +12,7 @@ from browser import BROWSER, browser
 import caseback as cb
 from caseback.server import desk
 from caseback.server.serving import served
+from caseback.server.shelf import Shelf
 from explorer_shelf import shelf_of
 
 pytestmark = [
@@ -176,7 +177,7 @@ def test_a_direction_is_added_by_a_slider(tab, address):
     opened(tab, address, prompt=PROMPT)
     until(tab, FIRST)
     chosen(tab, ".new-change select[aria-label=part]", "direction")
-    assert not tab.evaluate("document.querySelector('.new-change select[aria-label=name]').hidden")
+    assert not tab.evaluate("document.querySelector('.new-change .named').hidden")
     clicked(tab, ".new-change button")
     tab.evaluate(
         "(() => { const s = document.querySelector('.changes input[type=range]'); s.value = -3; s.dispatchEvent(new Event('input')) })()"
@@ -219,6 +220,96 @@ def test_a_task_is_a_table_that_sorts_searches_and_leads_to_its_rows(tab, addres
     # the table follows the changes
     clicked(tab, ".new-change button")
     until(tab, "[...document.querySelectorAll('.prompts th')].some(h => h.innerText.startsWith('before'))")
+
+
+def test_a_link_holds_how_a_table_is_sorted_searched_and_sliced(tab, address):
+    opened(tab, address, view="table", task="ioi")
+    until(tab, "document.querySelectorAll('.prompts tbody tr').length === 24")
+    group = tab.evaluate("document.querySelector('.prompts tbody tr').cells[3].innerText")
+    clicked(tab, ".prompts th:nth-child(5) .sort")
+    clicked(tab, ".prompts th:nth-child(5) .sort")
+    chosen(tab, ".asked select[aria-label=group]", group)
+    tab.evaluate(
+        "(() => { const s = document.querySelector('.asked input[type=search]'); s.value = 'the';"
+        " s.dispatchEvent(new Event('input')) })()"
+    )
+    held, rows = state_of(tab), tab.evaluate("document.querySelector('.prompts tbody').innerText")
+    assert (held["sort"], held["slices"], held["search"]) == ("+logit_diff", [["group", group]], "the")
+    opened(tab, address, **held)
+    assert until(tab, "document.querySelector('.prompts tbody')?.innerText") == rows
+    assert tab.evaluate("document.querySelector('.prompts th:nth-child(5)').ariaSort") == "ascending"
+    assert tab.evaluate("document.querySelector('.asked input[type=search]').value") == "the"
+    # a row that is chosen, and a change that is made, leave it as it is
+    clicked(tab, ".prompts tbody .row")
+    clicked(tab, ".new-change button")
+    until(tab, "[...document.querySelectorAll('.prompts th')].some(h => h.innerText.startsWith('before'))")
+    assert tab.evaluate("document.querySelector('.prompts th:nth-child(5)').ariaSort") == "ascending"
+    assert tab.evaluate("document.querySelector('.asked select[aria-label=group]').value") == group
+    # another table begins anew
+    clicked(tab, ".table-form button[type=submit]")
+    until(tab, "document.querySelectorAll('.prompts tbody tr').length === 24")
+    assert not {"sort", "slices", "search"} & set(state_of(tab))
+
+
+def test_what_drives_a_unit_is_a_table_in_two_colours(tab, address):
+    opened(tab, address, prompt=PROMPT, view="attention", layer="2", head="3")
+    until(tab, "!!document.querySelector('.asked .grid')")
+    tab.evaluate("[...document.querySelectorAll('.asked button')].find(b => b.innerText.includes('why does')).click()")
+    until(tab, "document.querySelectorAll('.drivers tbody tr').length === 40")
+    assert state_of(tab)["unit"] == "head 2 3" and state_of(tab)["view"] == "drivers"
+    signs = tab.evaluate(
+        "[...document.querySelectorAll('.drivers tbody tr')].map(r => [r.querySelector('.num').innerText[0],"
+        " r.querySelector('.bar').className, getComputedStyle(r.querySelector('.bar')).backgroundColor])"
+    )
+    assert {sign == "−" for sign, *_ in signs} == {True, False}
+    assert all((sign == "−") == ("foil" in kind) for sign, kind, _ in signs)
+    assert len({color for *_, color in signs}) == 2
+    # another place, then a neuron by the fields, and the link leads back to it
+    clicked(tab, ".drivers tbody .pick")
+    until(tab, "document.querySelectorAll('.drivers tbody tr').length && document.querySelector('.asked h3').innerText")
+    assert "pos" in state_of(tab)
+    chosen(tab, ".drivers-form select", "neuron")
+    tab.evaluate('document.querySelector(".drivers-form input[aria-label=\\"the unit\'s unit\\"]").value = 17')
+    clicked(tab, ".drivers-form button")
+    until(tab, "document.querySelector('.asked h3')?.innerText.includes('L0N17')")
+    held = state_of(tab)
+    assert held["unit"] == "neuron 0 17" and "key" not in held
+    opened(tab, address, **held)
+    until(tab, "document.querySelector('.asked h3')?.innerText.includes('L0N17')")
+    assert tab.evaluate("document.querySelector('.drivers-form select').value") == "neuron"
+
+
+def test_a_feature_and_a_part_that_is_changed_can_be_traced(tab, address):
+    opened(tab, address, prompt=PROMPT, view="features")
+    until(tab, "document.querySelectorAll('.feature-list li').length")
+    tab.evaluate("document.querySelector('.feature-list .pick:last-child').click()")
+    until(tab, "document.querySelector('.asked h3')?.innerText.includes('What drives words')")
+    assert state_of(tab)["unit"].startswith("feature words ")
+    opened(tab, address, prompt=PROMPT, changes=[{"part": "head", "layer": 1, "head": 2, "factor": 0}])
+    until(tab, FIRST)
+    clicked(tab, ".changes button[aria-label='why? what drives L1H2']")
+    until(tab, "document.querySelector('.asked h3')?.innerText.includes('Why L1H2 looks from')")
+
+
+def test_many_dictionaries_are_found_by_typing(tab):
+    model = cb.load("meadow")
+    own = shelf_of(model)
+    many = {f"layer_{i:03d}_{'x' * 60}": own.dictionaries["words"] for i in range(60)}
+    with served(model, shelf=Shelf({**many, **own.dictionaries}, own.directions)) as address:
+        opened(tab, address, prompt=PROMPT, view="features", dictionary="words")
+        until(tab, "document.querySelectorAll('.feature-list li').length")
+        assert tab.evaluate("document.querySelectorAll('.asked datalist option').length") == 50
+        tab.evaluate(
+            "(() => { const f = document.querySelector('.asked .name-field input'); f.value = 'LAYER_05';"
+            " f.dispatchEvent(new Event('input')) })()"
+        )
+        listed = "[...document.querySelectorAll('.asked datalist option')].map(o => o.value)"
+        assert len(until(tab, f"({listed}).every(name => name.startsWith('layer_05')) && {listed}")) == 10
+        tab.evaluate(
+            "(() => { const f = document.querySelector('.asked .name-field input'); f.value = 'nothing';"
+            " f.dispatchEvent(new Event('change')) })()"
+        )
+        assert "no dictionary" in until(tab, "document.querySelector('.asked .warn')?.innerText")
 
 
 def test_lines_of_json_are_a_table_and_a_mistake_is_said_by_its_line(tab, address):
@@ -286,6 +377,15 @@ def test_a_link_holds_pasted_lines_and_says_where_they_are_too_long(tab, address
         ({"view": "attention", "head": "9"}, ".asked", "no head 9"),
         ({"view": "table", "task": "poems"}, ".asked", "no task “poems”"),
         ({"view": "table", "task": "ioi", "count": "many"}, ".asked", "count"),
+        ({"view": "table", "task": "ioi", "sort": "-poem"}, ".asked", "no column “poem”"),
+        ({"view": "table", "task": "ioi", "slices": [["group", "poem"]]}, ".asked", "no group “poem”"),
+        ({"view": "table", "task": "ioi", "slices": [["poem", "x"]]}, ".asked", "no column “poem”"),
+        ({"view": "drivers", "unit": "poem 1 2"}, ".asked", "no unit “poem 1 2”"),
+        ({"view": "drivers", "unit": "head 0 99"}, ".asked", "no head 99"),
+        ({"view": "drivers", "unit": "head 0 0", "pos": "x"}, ".asked", "no position x"),
+        ({"view": "drivers", "unit": "head 0 0", "pos": "99"}, ".asked", "99"),
+        ({"view": "drivers", "unit": "neuron 0 99999"}, ".asked", "neurons"),
+        ({"view": "drivers", "unit": "feature none 3"}, ".asked", "no dictionary “none”"),
         ({"view": "features", "dictionary": "none"}, ".asked", "no dictionary “none”"),
         ({"view": "story", "depth": "bottomless"}, ".asked", "no depth “bottomless”"),
         ({"view": "inputs", "methods": "occlusion,poem"}, ".asked", "no method “poem”"),
@@ -345,9 +445,9 @@ def test_patching_asks_for_a_counterfactual_and_shows_where_the_answer_comes_bac
     assert "Mary" in tab.evaluate("document.querySelector('.asked .note .target').innerText")
 
 
-VIEWS = ("effects", "features", "attention", "table", "patching", "story", "inputs", "graph")
+VIEWS = ("effects", "features", "drivers", "attention", "table", "patching", "story", "inputs", "graph")
 DRAWN = "!!document.querySelector('.asked figure, .asked iframe')"
-LOOKED_AT = {"prompt": PROMPT, "corrupt": PROMPT.replace("John gave", "Mary gave"), "task": "ioi"}
+LOOKED_AT = {"prompt": PROMPT, "corrupt": PROMPT.replace("John gave", "Mary gave"), "task": "ioi", "unit": "head 2 3"}
 
 
 @pytest.mark.parametrize("view", VIEWS)

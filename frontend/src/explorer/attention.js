@@ -12,7 +12,7 @@ const THUMB = 84;
 // attention mostly goes to one sink token; its square root keeps the rest of the row apart from nothing
 const shade = (share) => sequential(Math.sqrt(share));
 
-export function attentionView(doc, { head, onHead, onPick }) {
+export function attentionView(doc, { head, onHead, onPick, onTrace }) {
   const { tokens, patterns, before, moved, layer } = doc;
   const n = tokens.length;
   const large = h("div", { class: "split even" });
@@ -31,7 +31,7 @@ export function attentionView(doc, { head, onHead, onPick }) {
   function choose(i) {
     buttons.forEach((button, j) => button.setAttribute("aria-pressed", i === j));
     put(title, before ? `L${layer}H${i}: ${percent(moved[i])} of its attention is elsewhere under the changes` : `L${layer}H${i}`);
-    put(take, h("button", { on: { click: () => onPick({ part: "head", layer, head: i }) } }, `take L${layer}H${i} away`));
+    put(take, h("button", { on: { click: () => onPick({ part: "head", layer, head: i }) } }, `take L${layer}H${i} away`), " ", h("button", { on: { click: () => onTrace({ part: "head", layer, head: i }) } }, `why does L${layer}H${i} look there?`));
     put(
       large,
       before

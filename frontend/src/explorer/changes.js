@@ -3,20 +3,27 @@
 
 import { h, put } from "../kit/dom.js";
 import { setting } from "../kit/numbers.js";
+import { nameField } from "./names.js";
 import { changeName } from "./state.js";
+
+const traced = ["head", "neuron", "feature"];
 
 const NUMBERS = { head: ["layer", "head"], mlp: ["layer"], attention: ["layer"], neuron: ["layer", "unit"], feature: ["unit"], direction: [] };
 
-export function changesView({ model, shelf, onChange }) {
+export function changesView({ model, shelf, onChange, onTrace }) {
   const list = h("ul", { class: "changes" });
-  const shelves = { feature: Object.keys(shelf.dictionaries ?? {}), direction: Object.keys(shelf.directions ?? {}) };
-  const parts = Object.keys(NUMBERS).filter((name) => !(name in shelves) || shelves[name].length);
+  const shelves = {
+    feature: nameField({ kind: "dictionaries", held: shelf.dictionaries, label: "dictionary" }),
+    direction: nameField({ kind: "directions", held: shelf.directions, label: "direction" }),
+  };
+  const count = { feature: shelf.dictionaries.count, direction: shelf.directions.count };
+  const parts = Object.keys(NUMBERS).filter((name) => !(name in shelves) || count[name]);
   const part = h(
     "select",
     { "aria-label": "part", on: { change: () => enable() } },
     parts.map((name) => h("option", { value: name }, name)),
   );
-  const named = h("select", { "aria-label": "name" });
+  const named = h("span", { class: "named" });
   const layer = numeric("layer", model.n_layers - 1);
   const inner = numeric("number", null);
   const add = h("button", { type: "submit" });
@@ -29,8 +36,8 @@ export function changesView({ model, shelf, onChange }) {
           event.preventDefault();
           const numbers = NUMBERS[part.value];
           const change = { part: part.value };
-          if (part.value === "feature") change.dictionary = named.value;
-          if (part.value === "direction") change.direction = named.value;
+          if (part.value === "feature") change.dictionary = shelves.feature.value;
+          if (part.value === "direction") change.direction = shelves.direction.value;
           if (numbers.includes("layer")) change.layer = Number(layer.value);
           const second = numbers.find((name) => name !== "layer");
           if (second) change[second] = Number(inner.value);
@@ -48,9 +55,8 @@ export function changesView({ model, shelf, onChange }) {
   function enable() {
     const numbers = NUMBERS[part.value];
     const second = numbers.find((name) => name !== "layer");
-    const names = shelves[part.value];
-    put(named, (names ?? []).map((name) => h("option", { value: name }, name)));
-    named.hidden = !names;
+    put(named, shelves[part.value] ?? []);
+    named.hidden = !shelves[part.value];
     layer.hidden = !numbers.includes("layer");
     inner.hidden = !second;
     inner.max = second === "head" ? model.n_heads - 1 : "";
@@ -90,7 +96,10 @@ export function changesView({ model, shelf, onChange }) {
             { title: `leave ${name} as it is`, "aria-label": `leave ${name} as it is`, on: { click: () => onChange((all) => all.filter((other) => other !== change)) } },
             "×",
           );
-          return h("li", {}, h("b", { class: "mono", title: name }, name), slider, value, remove);
+          const trace = traced.includes(change.part)
+            ? h("button", { title: `what drives ${name}?`, "aria-label": `why? what drives ${name}`, on: { click: () => onTrace(change) } }, "why?")
+            : h("span", {});
+          return h("li", {}, h("b", { class: "mono", title: name }, name), slider, value, trace, remove);
         }),
       );
     },

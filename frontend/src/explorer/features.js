@@ -5,7 +5,7 @@ import { number } from "../kit/numbers.js";
 import { tokenFlow } from "../kit/token_flow.js";
 import { sequential } from "../kit/theme.js";
 
-export function featuresView(doc, { onPick }) {
+export function featuresView(doc, { onPick, onTrace }) {
   const { tokens, active, counts, words, dictionary } = doc;
   const most = Math.max(1e-9, ...active.flat().map(({ activation }) => Math.abs(activation)));
   const list = h("ol", { class: "bars feature-list" });
@@ -39,6 +39,11 @@ export function featuresView(doc, { onPick }) {
             "button",
             { class: "pick", "aria-label": `turn feature ${feature}`, on: { click: () => onPick({ part: "feature", dictionary: dictionary.name, unit: feature }) } },
             "turn",
+          ),
+          h(
+            "button",
+            { class: "pick", "aria-label": `why? what drives feature ${feature}`, on: { click: () => onTrace({ part: "feature", dictionary: dictionary.name, unit: feature }, i) } },
+            "why?",
           ),
         );
       }),

@@ -3,6 +3,7 @@
 export const START = {
   prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "", layer: "", head: "", dictionary: "",
   depth: "", methods: "", units: "", nodes: "", task: "", count: "", seed: "", lines: "", unlinked: "",
+  sort: "", search: "", slices: [], unit: "", pos: "", key: "",
 };
 const TEXTS = Object.keys(START).filter((name) => START[name] === "");
 
@@ -11,9 +12,11 @@ export const MOST_OF_ADDRESS = 16_000;
 
 const AMOUNT = { head: "factor", attention: "factor", mlp: "factor", neuron: "factor", feature: "factor", direction: "strength" };
 
+const started = () => ({ ...START, changes: [], slices: [] });
+
 /** The state of an address, with what of it cannot be read, in words. */
 export function readState(hash = location.hash) {
-  if (hash.length < 2) return { state: { ...START, changes: [] }, problems: [] };
+  if (hash.length < 2) return { state: started(), problems: [] };
   let held;
   try {
     held = JSON.parse(decodeURIComponent(hash.slice(1)));
@@ -21,21 +24,24 @@ export function readState(hash = location.hash) {
     held = null;
   }
   if (held === null || typeof held !== "object" || Array.isArray(held)) {
-    return { state: { ...START, changes: [] }, problems: ["The address after # is none that this page writes: it was cut short, or is of another page."] };
+    return { state: started(), problems: ["The address after # is none that this page writes: it was cut short, or is of another page."] };
   }
   const problems = [];
-  const state = { ...START, changes: [] };
+  const state = started();
   for (const [name, value] of Object.entries(held)) {
     if (name === "changes" && Array.isArray(value)) {
       state.changes = value.filter(isChange);
       for (const other of value.filter((one) => !isChange(one))) problems.push(`The link has a change that is none: ${JSON.stringify(other).slice(0, 120)}.`);
-    } else if (TEXTS.includes(name) && typeof value === "string") state[name] = value;
+    } else if (name === "slices" && Array.isArray(value) && value.every(isSlice)) state.slices = value;
+    else if (TEXTS.includes(name) && typeof value === "string") state[name] = value;
     else problems.push(`The link says “${name.slice(0, 60)}” in a way that is not known here.`);
   }
   return { state, problems };
 }
 
 const isChange = (one) => one !== null && typeof one === "object" && Object.hasOwn(AMOUNT, one.part) && Number.isFinite(one[AMOUNT[one.part]]);
+
+const isSlice = (one) => Array.isArray(one) && one.length === 2 && one.every((text) => typeof text === "string");
 
 /** Whether pasted lines are longer than an address may have of them. */
 export const tooLong = (lines) => encodeURIComponent(JSON.stringify(lines)).length > MOST_OF_ADDRESS;

@@ -59,7 +59,7 @@ export function tableControls({ tasks, now, onOpen }) {
   }
   function open(event) {
     event.preventDefault();
-    const given = { ...opened(), unlinked: "" };
+    const given = { ...opened(), unlinked: "", sort: "", search: "", slices: [] };
     put(problem, tooLong(given.lines) ? `These ${given.lines.length} characters of lines are more than an address holds: a link leads to this table without them.` : "");
     onOpen(given);
   }
@@ -73,7 +73,8 @@ export function tableControls({ tasks, now, onOpen }) {
   return { element, form, lacks };
 }
 
-export function tableView(doc, { onRow }) {
+/** `now` has what a link says of the table: `sort`, a column after + (rising) or - (falling), `search` and `slices`. */
+export function tableView(doc, { now, onLook, onRow }) {
   const { rows, columns, measure } = doc;
   const changed = rows.some((row) => row.value !== row.before);
   const heads = [
@@ -84,12 +85,30 @@ export function tableView(doc, { onRow }) {
     [measure, (row) => row.value],
     ...(changed ? [["before", (row) => row.before]] : []),
   ];
-  let by = null;
-  let falling = true;
-  const search = h("input", { type: "search", placeholder: "search the prompts", "aria-label": "search the prompts", on: { input: () => draw() } });
+  const sorted = now.sort.slice(1);
+  // what stood before a change is gone with the change, and is then the measure
+  const named = sorted === "before" && !changed ? measure : sorted;
+  const found = heads.findIndex(([name]) => name === named);
+  const wrong =
+    (now.sort && (found < 0 || !"+-".includes(now.sort[0])) ? `There is no column “${sorted.slice(0, 60)}” here to sort by: choose another.` : "") ||
+    now.slices.map(([name, value]) => noName("column", name, columns) || noName(name, value, rows.map((row) => row.slices[name] ?? ""))).find(Boolean);
+  if (wrong) return [h("p", { class: "warn", role: "alert" }, wrong), h("p", {}, h("button", { on: { click: () => onLook({ sort: "", slices: [] }, { again: true }) } }, "show the whole table"))];
+  let by = found < 0 ? null : found;
+  let falling = now.sort[0] !== "+";
+  const look = () => {
+    onLook({
+      sort: by === null ? "" : `${falling ? "-" : "+"}${heads[by][0]}`,
+      search: search.value,
+      slices: slices.filter(([, { value }]) => value).map(([name, { value }]) => [name, value]),
+    });
+    draw();
+  };
+  const search = h("input", { type: "search", value: now.search, placeholder: "search the prompts", "aria-label": "search the prompts", on: { input: look } });
   const slices = columns.map((name) => {
     const values = [...new Set(rows.map((row) => row.slices[name] ?? ""))].sort();
-    return [name, h("select", { "aria-label": name, on: { change: () => draw() } }, h("option", { value: "" }, `${name}: all`), values.filter(Boolean).map((value) => h("option", { value }, value)))];
+    const select = h("select", { "aria-label": name, on: { change: look } }, h("option", { value: "" }, `${name}: all`), values.filter(Boolean).map((value) => h("option", { value }, value)));
+    select.value = now.slices.find(([column]) => column === name)?.[1] ?? "";
+    return [name, select];
   });
   const summary = h("p", { class: "note", "aria-live": "polite" });
   const body = h("tbody", {});
@@ -97,7 +116,7 @@ export function tableView(doc, { onRow }) {
     h(
       "th",
       { scope: "col" },
-      h("button", { class: "sort", on: { click: () => { falling = by === i ? !falling : typeof of(rows[0]) === "number"; by = i; draw(); } } }, name),
+      h("button", { class: "sort", on: { click: () => { falling = by === i ? !falling : typeof of(rows[0]) === "number"; by = i; look(); } } }, name),
     ),
   );
 

@@ -8,6 +8,8 @@ import { storyView } from "../sections/story.js";
 import { attentionView } from "./attention.js";
 import { effectsView } from "./effects.js";
 import { featuresView } from "./features.js";
+import { driversControls, driversForm, driversView, noUnit, unitOf } from "./drivers.js";
+import { nameField, notHere } from "./names.js";
 import { contrast, noName, noNumber } from "./state.js";
 import { tableControls, tableView } from "./table.js";
 
@@ -15,7 +17,7 @@ const NODES = ["50", "200", "1000"];
 const METHODS = ["occlusion", "attn_lrp", "gradient_x_input"];
 
 /** `now()` is the state; `again(part)` sets a part of it and asks anew; `onPick(part)` takes a part away. */
-export function viewsOf({ model, shelf, now, again, onPick, edited }) {
+export function viewsOf({ model, shelf, now, again, onPick, onTrace, edited }) {
   const chooser = (label, name, options, start) => {
     const select = h("select", { "aria-label": label, on: { change: () => again({ [name]: select.value }) } }, options.map(([value, text]) => h("option", { value }, text)));
     select.value = now()[name] || start;
@@ -23,9 +25,9 @@ export function viewsOf({ model, shelf, now, again, onPick, edited }) {
   };
   const same = (names) => names.map((name) => [name, name]);
   const layers = Array.from({ length: model.n_layers }, (_, i) => [String(i), `layer ${i}`]);
-  const names = Object.keys(shelf.dictionaries ?? {});
-  const transcoders = names.filter((name) => shelf.dictionaries[name].transcoder);
-  const units = ["neurons", ...(transcoders.length ? ["features"] : [])];
+  const { dictionaries } = shelf;
+  const units = ["neurons", ...(shelf.transcoders ? ["features"] : [])];
+  const drivers = driversControls({ model, dictionaries, now, again });
   const table = tableControls({ tasks: shelf.tasks ?? [], now, onOpen: again });
   const methods = methodsChooser(shelf.methods ?? METHODS, now, again);
   const withCounterfactual = (state) => ({ ...contrast(state), ...(state.corrupt ? { corrupt: state.corrupt } : {}) });
@@ -52,7 +54,7 @@ export function viewsOf({ model, shelf, now, again, onPick, edited }) {
     graph: {
       controls: [units.length > 1 ? chooser("Units", "units", same(units), "neurons") : null, chooser("Units at most", "nodes", same(NODES), "200")],
       lacks: ({ units: said, nodes }) => noName("kind of units", said, units) || noName("number of units", nodes, NODES),
-      form: (state) => ({ ...contrast(state), max_nodes: Number(state.nodes || 200), dictionaries: state.units === "features" ? transcoders : [] }),
+      form: (state) => ({ ...contrast(state), max_nodes: Number(state.nodes || 200), units: state.units === "features" ? "transcoders" : "neurons" }),
     },
     patching: {
       form: withCounterfactual,
@@ -64,14 +66,24 @@ export function viewsOf({ model, shelf, now, again, onPick, edited }) {
       controls: chooser("Layer", "layer", layers, "0"),
       lacks: ({ layer }) => noNumber("layer", layer, model.n_layers),
       form: (state) => ({ ...underChanges(state), layer: Number(state.layer || 0) }),
-      draw: (doc) => attentionView(doc, { head: now().head, onHead: (head) => edited({ head: String(head) }, { ask: false }), onPick }),
+      draw: (doc) => attentionView(doc, { head: now().head, onHead: (head) => edited({ head: String(head) }, { ask: false }), onPick, onTrace }),
     },
     features: {
       live: true,
-      controls: names.length > 1 || now().dictionary ? chooser("Dictionary", "dictionary", same(names), names[0]) : null,
-      lacks: ({ dictionary }) => noName("dictionary", dictionary, names),
-      form: (state) => ({ ...underChanges(state), dictionary: state.dictionary || names[0] }),
-      draw: (doc) => featuresView(doc, { onPick }),
+      controls:
+        dictionaries.count > 1 || now().dictionary
+          ? h("label", { class: "chooser" }, h("span", {}, "Dictionary"), nameField({ kind: "dictionaries", held: dictionaries, label: "Dictionary", value: now().dictionary, onChange: (dictionary) => again({ dictionary }) }))
+          : null,
+      lacks: ({ dictionary }) => (notHere(dictionaries, dictionary) ? noName("dictionary", dictionary, dictionaries.names) : ""),
+      form: (state) => ({ ...underChanges(state), dictionary: state.dictionary || dictionaries.names[0] }),
+      draw: (doc) => featuresView(doc, { onPick, onTrace }),
+    },
+    drivers: {
+      controls: drivers.element,
+      begin: drivers.draw,
+      lacks: (state) => noUnit({ model, dictionaries }, state),
+      form: driversForm,
+      draw: (doc) => driversView(doc, { unit: now().unit, onPlace: (pos) => onTrace(unitOf(now().unit), pos) }),
     },
     table: {
       live: true,
@@ -79,7 +91,11 @@ export function viewsOf({ model, shelf, now, again, onPick, edited }) {
       controls: table.element,
       lacks: table.lacks,
       form: ({ changes }) => ({ ...table.form(), changes }),
-      draw: (doc) => tableView(doc, { onRow: ({ prompt, target, foil, corrupt }) => edited({ prompt, target, foil, corrupt }) }),
+      draw: (doc) => tableView(doc, {
+        now: now(),
+        onLook: (part, { again: anew = false } = {}) => (anew ? again(part) : edited(part, { ask: false })),
+        onRow: ({ prompt, target, foil, corrupt }) => edited({ prompt, target, foil, corrupt }),
+      }),
     },
   };
 }

@@ -148,6 +148,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "server_answer_bytes": Limit(2**27, "bytes of answers", "the oldest are forgotten, and computed again"),
         "server_clients": Limit(256, "connections", "each holds a request in memory"),
         "server_jobs": Limit(256, "jobs that are remembered", "the oldest that have ended are forgotten"),
+        "server_names": Limit(50, "names of dictionaries or directions", "a page has others where one types for them"),
         "server_table_rows": Limit(256, "rows of a table", "they are run together"),
         "server_table_tokens": Limit(2**14, "tokens of a table, padding included", "minutes on a CPU"),
         # what a remote model asks of a server at once

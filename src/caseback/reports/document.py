@@ -215,6 +215,11 @@ def expect_kind(document: Any, kind: str, version: int, what: str, made_by: str)
 @checked
 def check_finite(value: Any, place: str) -> None:
     """Refuse data that is not plain JSON, or has a number that is not finite; the message names the place."""
+    _check_finite(value, place)
+
+
+def _check_finite(value: Any, place: str) -> None:
+    # by itself, since a document has thousands of places
     if isinstance(value, float):
         if not math.isfinite(value):
             raise CasebackError(
@@ -227,9 +232,9 @@ def check_finite(value: Any, place: str) -> None:
         if set(map(type, value)) == {float} and math.isfinite(sum(value)):
             return
         for index, item in enumerate(value):
-            check_finite(item, f"{place}[{index}]")
+            _check_finite(item, f"{place}[{index}]")
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            check_finite(item, f"{place}.{key}")
+            _check_finite(item, f"{place}.{key}")
     elif value is not None and not isinstance(value, (str, int, bool)):
         raise CasebackError(f"{place} is a {type(value).__name__}, expected plain JSON data; convert it first")

@@ -16,8 +16,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.behaviors.atlas import Atlas
-from caseback.decode.vocabulary.lenses.lens import Lens, read_lens
-from caseback.decode.vocabulary.lenses.logit_lens import logit_lens
+from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
@@ -36,6 +35,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.targets import target_and_foil
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.sweeping.shared_passes import share, shared_passes
 from caseback.reports.comparison import comparison
 from caseback.reports.explain_checks import Evidence, checks, rank_correlation
 from caseback.reports.explain_document import EXPLANATION
@@ -46,6 +46,7 @@ from caseback.reports.story.depths import depth_of
 from caseback.reports.story.story import found_for, story_of
 from caseback.reports.story.traces import Traces
 from caseback.reports.story.words import sentences
+from caseback.reports.tables.lens_section import lens_readings, lens_section
 from caseback.reports.tables.likeliest import likeliest
 
 __all__ = ["explain"]
@@ -55,6 +56,7 @@ _PARTS = 6  # lens, input attributions, their comparison, ablations, patching, c
 
 
 @checked
+@shared_passes()
 def explain(
     model: Model,
     prompt: PromptsLike,
@@ -162,7 +164,8 @@ def explain(
     original = () if corrupt is None else model.tokens(corrupt).text[0]
     if corrupt is not None and deep is not None:
         tokens, corrupt, cuts = cut_alike(model, tokens, corrupt)
-    run = model.run(tokens)
+    share(model.anatomy, tokens)
+    run = model.run(tokens, read=_read_by_many(model, tokens))
     final = run.logits[0, int(tokens.column(-1)[0])].detach()
     other, search, one, searched = None, None, None, 0.0
     if deep is not None:
@@ -172,10 +175,12 @@ def explain(
         searched = work.forwards
         if one is not None and corrupt is None:
             corrupt = one.tokens
-    if corrupt is not None and foil is None:
+    if corrupt is not None:
         counterfactual = model.tokens(corrupt)
-        if len(counterfactual) == 1:
-            other = model.run(counterfactual).logits[0, int(counterfactual.column(-1)[0])].detach()
+        share(model.anatomy, counterfactual)
+        if foil is None and len(counterfactual) == 1:
+            after = model.run(counterfactual, read=_read_by_many(model, counterfactual)).logits
+            other = after[0, int(counterfactual.column(-1)[0])].detach()
     answer = model.run(whole).logits[0, -1].detach() if cuts else final
     t, f = target_and_foil(model, answer, target, foil, other)
     metric = logit_diff(t, f)
@@ -190,7 +195,7 @@ def explain(
 
     most = most_ablated if deep is None else min(most_ablated, deep.ablated)
     with progress_bar(total=_PARTS, what="explain", unit="part", show=progress) as bar:
-        knew = _knew(model, tokens, (t, f), lens, k)
+        knew = lens_readings(model, run, (t, f), lens, k)
         bar.update()
         by_gradient = gradient_x_input(model, tokens, metric)
         short = deep is not None and deep.short
@@ -201,7 +206,7 @@ def explain(
         bar.update()
         compared = None if short or by_path is None else _compared(model, tokens, metric, by_gradient, by_path)
         bar.update()
-        lens_section = _lens(knew)
+        of_lens = lens_section(knew)
         story, traces = None, None
         if deep is not None:
             with counted(model, len(tokens.text[0])) as work:
@@ -211,7 +216,7 @@ def explain(
             story |= {"depth": depth, "forwards": searched + work.forwards}
             story["cuts"] = [vars(cut) | {"pieces": list(cut.pieces)} for cut in cuts]
             story["uncut"] = float(answer[t] - answer[f])
-            story["sentences"] = sentences(story, tokens.text[0], lens_section)
+            story["sentences"] = sentences(story, tokens.text[0], of_lens)
         bar.update()
         shares = logit_attribution(model, tokens, metric).isel(batch=0)
         effects = _effects(model, tokens, metric, shares, traces, ablation, over, most, progress)
@@ -239,7 +244,7 @@ def explain(
         foil={"id": f, "text": model.token_text(f)},
         metric={"name": metric.name, "value": value},
         predictions=likeliest(model, final),
-        lens=lens_section,
+        lens=of_lens,
         inputs={
             "methods": [
                 {
@@ -259,12 +264,19 @@ def explain(
             "rows": [
                 {
                     "name": str(name),
-                    "layer": int(effects["layer"][i]),
-                    "head": int(effects["head"][i]) if effects["head"][i] >= 0 else None,
-                    "attributed": float(claimed[i]),
-                    "effect": float(effects[i]),
+                    "layer": layer,
+                    "head": head if head >= 0 else None,
+                    "attributed": attributed,
+                    "effect": effect,
                 }
-                for i, name in enumerate(effects.component.values)
+                for name, layer, head, attributed, effect in zip(
+                    effects.component.values,
+                    effects["layer"].values.tolist(),
+                    effects["head"].values.tolist(),
+                    claimed.values.tolist(),
+                    effects.values.tolist(),
+                    strict=True,
+                )
             ],
             "spearman": rank_correlation(claimed.values, effects.values),
             "entry": ENTRY[ablation],
@@ -274,6 +286,15 @@ def explain(
         checks=outcomes,
         provenance=_provenance(model, by_gradient),
     )
+
+
+def _read_by_many(model: Model, tokens: Tokens) -> list[Site]:
+    """Sites that several sections read, where the model has them; of patterns those that are no larger than z."""
+    anatomy = model.anatomy
+    maps = ["pattern"] if tokens.shape[1] <= model.d_head else []
+    ends = [Site("embed"), Site("pos_embed"), Site("resid_pre", 0)]
+    layered = [Site(name, layer) for name in ("z", "mlp_out", "resid_post", *maps) for layer in range(model.n_layers)]
+    return [site for site in (*ends, *layered) if anatomy.has(site)]
 
 
 def _along_the_path(by_path: xr.DataArray) -> dict[str, Any]:
@@ -348,43 +369,6 @@ def _joined(model: Model, tokens: Tokens) -> str:
     return model.tokenizer.decode(_ids(tokens)) if model.tokenizer is not None else " ".join(map(str, _ids(tokens)))
 
 
-def _knew(model: Model, tokens: Tokens, contrast: tuple[int, int], lens: Lens | None, k: int) -> xr.Dataset:
-    """The logit lens, or a fitted one.
-
-    Raises
-    ------
-    CasebackError
-        For a fitted lens of another model, one of tokens to come, or one that lacks layers.
-    """
-    if lens is None:
-        return logit_lens(model, tokens, targets=[*contrast], k=k)
-    if lens.ahead or [row for row in lens.rows if row < model.n_layers] != list(range(model.n_layers)):
-        raise CasebackError(
-            f"a lens of kind {lens.kind!r} with maps for the rows {', '.join(map(str, lens.rows))}"
-            f"{f' and {lens.ahead} tokens ahead' if lens.ahead else ''}: expected one of the next token with a map for "
-            f"every row from 0 to {model.n_layers - 1}"
-        )
-    return read_lens(model, tokens, lens, targets=[*contrast], k=k)
-
-
-def _lens(lens: xr.Dataset) -> dict[str, Any]:
-    one = lens.isel(batch=0)
-    section = {
-        "kind": lens["top_prob"].attrs.get("lens") or "logit",
-        "layers": one.layer.values.tolist(),
-        "k": int(one.sizes["k"]),
-        "top_text": one.top_text.values.tolist(),
-        "top_prob": one.top_prob.values.tolist(),
-        "entropy": one.entropy.values.tolist(),
-        "kl": one.kl.values.tolist(),
-        "logit_diff": (one.logit.isel(vocab=0, pos=-1) - one.logit.isel(vocab=1, pos=-1)).values.tolist(),
-    }
-    for i, name in enumerate(("target", "foil")):
-        section[f"{name}_prob"] = one.prob.isel(vocab=i).values.tolist()
-        section[f"{name}_rank"] = one["rank"].isel(vocab=i).values.tolist()
-    return section
-
-
 def _components(model: Model, shares: xr.DataArray) -> dict[str, Any]:
     by_name = dict(zip(shares.component.values.tolist(), shares.values.tolist(), strict=True))
     width = max(p.dims.n_heads for p in model.anatomy.layers)
@@ -409,21 +393,22 @@ def _heads(
     """The heads with the largest attribution and effect, each relative to the largest, with patterns while they fit."""
     is_head = effects.kind.values == "head"
     dla, effect = claimed.values * is_head, effects.values * is_head
+    layers = effects["layer"].values.tolist()
     weight = sum(np.abs(x) / (np.abs(x).max() or 1.0) for x in (dla, effect))
     best = [int(i) for i in np.argsort(-weight, kind="stable") if is_head[i]][:most]
     n = len(tokens.text[0])
-    patterned = [i for i in best if model.anatomy.has(Site("pattern", int(effects["layer"][i])))]
+    patterned = [i for i in best if model.anatomy.has(Site("pattern", layers[i]))]
     entries = limit("page_pattern_entries")
     patterned = patterned[: max(1, entries // n**2)] if n**2 <= entries else []
-    run = model.run(tokens, read=sorted({("pattern", int(effects["layer"][i])) for i in patterned}))
+    run = model.run(tokens, read=sorted({("pattern", layers[i]) for i in patterned}))
     return [
         {
-            "layer": int(effects["layer"][i]),
+            "layer": layers[i],
             "head": int(effects["head"][i]),
             "name": str(effects.component.values[i]),
             "dla": float(dla[i]),
             "ablation": float(effect[i]),
-            "pattern": _pattern(run, int(effects["layer"][i]), int(effects["head"][i])) if i in patterned else None,
+            "pattern": _pattern(run, layers[i], int(effects["head"][i])) if i in patterned else None,
         }
         for i in best
     ]

@@ -2,6 +2,7 @@
 
     GET    /                     the page
     GET    /api/model            the model's facts, and what can be asked with which form
+    GET    /api/shelf/KIND       names of dictionaries or directions that contain ?contains=, some at a time
     POST   /api/ask/NAME         a quick question's document; or 202 and a job
     POST   /api/CALL             what a remote model asks: a message in, a message out; or 202 and a job
     GET    /api/jobs/ID          state and progress; the document once it is there
@@ -42,7 +43,7 @@ from caseback.server.calls import CALLS, remote_facts
 from caseback.server.calls import Message as Sent
 from caseback.server.desk import Busy, Desk, Job
 from caseback.server.questions import QUESTIONS
-from caseback.server.shelf import Shelf, standing
+from caseback.server.shelf import KINDS, Shelf, standing
 from caseback.tasks import names
 from caseback.views.page.explorer import EXPLORER_PAGE, explorer_document
 from caseback.views.page.kinds import PAGES, page_of
@@ -89,7 +90,7 @@ def explorer(
 
     app.add_middleware(Guarded, token=token)
 
-    start = explorer_document(model_facts(model), _titles(), {**shelf.facts(), **_offered()})
+    start = explorer_document(model_facts(model), _titles(), {**shelf.start(), **_offered()})
 
     @app.get("/")
     async def page(request: Request) -> Response:
@@ -103,6 +104,12 @@ def explorer(
         forms = {name: question.form.model_json_schema() for name, question in QUESTIONS.items()}
         about = {"model": model_facts(model), "questions": _titles(), "forms": forms}
         return {**about, **shelf.facts(), "remote": remote_facts(model)}
+
+    @app.get("/api/shelf/{kind}")
+    async def shelf_names(kind: str, contains: str = "") -> Response:
+        if kind not in KINDS:
+            return _error(404, f"nothing is called {kind!r} here. {did_you_mean(kind, KINDS)}")
+        return JSONResponse(shelf.names(kind, contains))
 
     @app.post("/api/ask/{name}")
     async def ask(name: str, request: Request) -> Response:

@@ -9,9 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.localize.circuits.attribution_graphs.stream_writes import feature_name
 from caseback.model.running.edits import Edit, Scale
+from caseback.model.running.model import Model
 from caseback.server.shelf import Shelf
 
 Text = Annotated[str, Field(min_length=1, max_length=limit("server_body_bytes"))]
@@ -155,9 +158,10 @@ class Effects(Contrast):
 
 
 class Graph(Contrast):
-    """What led to the answer, unit by unit: neurons, or features where dictionaries are named."""
+    """What led to the answer, unit by unit: neurons, or features of the dictionaries named, or of all transcoders."""
 
     max_nodes: Annotated[int, Field(ge=1, le=2000)] = 200
+    units: Literal["neurons", "transcoders"] = "neurons"
     dictionaries: Annotated[list[Name], Field(max_length=256)] = []
 
 
@@ -167,6 +171,44 @@ class Features(Changed):
     prompt: Text
     dictionary: Name
     top: Annotated[int, Field(ge=1, le=50)] = 8
+
+
+ADDRESS = ("layer", "head", "unit", "dictionary")
+
+
+class Drivers(Form):
+    """What drives a head's look, a neuron or a feature at one position; ``part`` says what names it, as in ``Change``.
+
+    ``looked_at`` is a head's key, by default what it looks at most.
+    """
+
+    prompt: Text
+    part: Literal["head", "neuron", "feature"]
+    layer: Whole | None = None
+    head: Whole | None = None
+    unit: Whole | None = None
+    dictionary: Name | None = None
+    pos: Whole | None = None
+    looked_at: Whole | None = None
+    top: Annotated[int, Field(ge=1, le=500)] = 40
+
+    def unit_named(self, model: Model, shelf: Shelf) -> tuple[str, list[Dictionary]]:
+        """The unit as techniques call it, and the shelf's dictionaries, its own first.
+
+        Raises
+        ------
+        CasebackError
+            For a unit that lacks what its part needs, or has more, and a dictionary or feature that is not there.
+        """
+        needs = [name for name in PARTS[self.part] if name != "factor"]
+        if {name for name in ADDRESS if getattr(self, name) is not None} != set(needs):
+            raise CasebackError(f"a {self.part} is named by {' and '.join(needs)} and nothing else")
+        every = list(shelf.dictionaries.values())
+        if self.dictionary is None:
+            letter, number = ("H", self.head) if self.part == "head" else ("N", self.unit)
+            return f"L{self.layer}{letter}{number}", every
+        own = shelf.dictionary(self.dictionary)
+        return feature_name(model, own, self.unit or 0), [own, *(one for one in every if one is not own)]
 
 
 class Table(Changed):

@@ -15,6 +15,7 @@ from caseback.reports.attributions import compare_attributions
 from caseback.reports.explain import explain
 from caseback.reports.graphs.attribution import attribution_graph_document
 from caseback.reports.quick.attention import prompt_attention
+from caseback.reports.quick.drivers import unit_drivers
 from caseback.reports.quick.effects import component_effects
 from caseback.reports.quick.features import prompt_features
 from caseback.reports.quick.patching import prompt_patching
@@ -65,6 +66,12 @@ def _features(model: Model, form: asked.Features, shelf: Shelf) -> dict[str, Any
     return prompt_features(model, prompt, dictionary, name=form.dictionary, edits=edits, top=form.top)
 
 
+def _drivers(model: Model, form: asked.Drivers, shelf: Shelf) -> dict[str, Any]:
+    unit, dictionaries = form.unit_named(model, shelf)
+    prompt, pos = _prompt(model, form.prompt), -1 if form.pos is None else form.pos
+    return unit_drivers(model, prompt, unit, dictionaries, pos=pos, key=form.looked_at, top=form.top)
+
+
 def _table(model: Model, form: asked.Table, shelf: Shelf) -> dict[str, Any]:
     if (form.task is None) == (form.lines is None):
         raise CasebackError("a table is of a task or of lines of JSON: give one of them")
@@ -100,7 +107,8 @@ def _effects(model: Model, form: asked.Effects, _: Shelf) -> dict[str, Any]:
 
 
 def _graph(model: Model, form: asked.Graph, shelf: Shelf) -> dict[str, Any]:
-    units = [shelf.dictionary(name) for name in form.dictionaries] or "neurons"
+    named = [shelf.dictionary(name) for name in form.dictionaries]
+    units = named or (shelf.transcoders() if form.units == "transcoders" else "neurons")
     return attribution_graph_document(
         model, _prompt(model, form.prompt), units, targets=form.target, foil=form.foil, max_nodes=form.max_nodes
     )
@@ -118,6 +126,7 @@ QUESTIONS: Mapping[str, Question] = MappingProxyType(
         "prediction": Question(asked.Prediction, _prediction, "What comes next?", quick=True),
         "effects": Question(asked.Effects, _effects, "Which heads and MLPs did it?"),
         "features": Question(asked.Features, _features, "Which features fire?", quick=True),
+        "drivers": Question(asked.Drivers, _drivers, "What drives a unit?"),
         "attention": Question(asked.Attention, _attention, "Where do the heads look?", quick=True),
         "patching": Question(asked.Patching, _patching, "Which places carry it?"),
         "table": Question(asked.Table, _table, "On many prompts?"),

@@ -15,9 +15,12 @@ from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.features.attach import attached
 from caseback.decode.directions.directions import Directions
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.sites import as_site
 from caseback.model.running.edits import Edit, Scale
 from caseback.model.running.model import Model
+
+KINDS = ("dictionaries", "directions")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,19 @@ class Shelf:
             raise OutOfRange(f"feature {unit} of {name!r}: it has {dictionary.n_features}, from 0 on")
         return Scale(name, factor, layer=as_site(dictionary.facts.site).layer, unit=unit)
 
+    def transcoders(self) -> list[Dictionary]:
+        """All transcoders.
+
+        Raises
+        ------
+        CasebackError
+            Where there is none.
+        """
+        listed = [one for one in self.dictionaries.values() if one.facts.is_transcoder]
+        if not listed:
+            raise CasebackError("there is no transcoder here: start the server with some (--dictionaries FILE)")
+        return listed
+
     def direction(self, name: str, place: str | None, strength: float) -> list[Edit]:
         """The edits that add a direction, at one place or, where none is said, at the best one.
 
@@ -68,6 +84,25 @@ class Shelf:
         """
         directions = _named(self.directions, name, "direction", "--directions FILE")
         return directions.at(place or _best(directions)).edits(strength)
+
+    def names(self, kind: str, contains: str = "") -> dict[str, Any]:
+        """Names of ``dictionaries`` or ``directions``, as many as are sent at once, and how many there are.
+
+        Parameters
+        ----------
+        kind
+            ``"dictionaries"`` or ``"directions"``.
+        contains
+            What the names contain, in whatever case.
+        """
+        held: Mapping[str, Any] = {"dictionaries": self.dictionaries, "directions": self.directions}[kind]
+        fitting = [name for name in held if contains.lower() in name.lower()]
+        return {"names": fitting[: limit("server_names")], "count": len(fitting)}
+
+    def start(self) -> dict[str, Any]:
+        """What a page needs of it at start: names, as many as are sent at once, and how many transcoders there are."""
+        transcoders = sum(one.facts.is_transcoder for one in self.dictionaries.values())
+        return {kind: self.names(kind) for kind in KINDS} | {"transcoders": transcoders}
 
     def facts(self) -> dict[str, Any]:
         """What there is, as plain data."""

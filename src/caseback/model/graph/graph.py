@@ -100,13 +100,13 @@ class Graph:
     @cached_property
     def exists(self) -> Bool[Tensor, "writer reader"]:
         """Which writer each reader reads."""
-        return torch.tensor([[self._reads(node, writer) for node, _ in self.readers] for writer in self.writers])
-
-    def _reads(self, node: Node, writer: Node) -> bool:
-        if node.kind == "logits" or writer.layer < node.layer:
-            return True
-        own_heads = writer.layer == node.layer and node.kind == "mlp" and writer.kind == "head"
-        return own_heads and not self.layers[node.layer].parallel
+        nodes = [node for node, _ in self.readers]
+        written = torch.tensor([writer.layer for writer in self.writers])[:, None]
+        read = torch.tensor([node.layer for node in nodes])
+        of_heads = torch.tensor([writer.kind == "head" for writer in self.writers])[:, None]
+        after_heads = torch.tensor([node.kind == "mlp" and not self.layers[node.layer].parallel for node in nodes])
+        last = torch.tensor([node.kind == "logits" for node in nodes])
+        return last | (written < read) | ((written == read) & of_heads & after_heads)
 
     @cached_property
     def edges(self) -> list[Edge]:

@@ -121,7 +121,7 @@ def _stand_in(hooks: Hooks, parts: LayerParts, layer: int, attender: Attender, p
 def _configs(anatomy: Anatomy) -> Iterator[Any]:
     yield anatomy.hf.config
     yield anatomy.config
-    for module in anatomy.hf.modules():
+    for module in anatomy.modules:
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_attn_implementation_internal"):
             yield config

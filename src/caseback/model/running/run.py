@@ -30,6 +30,7 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.undo import as_found
 from caseback.model.running.user_hooks import drop_output_hooks
 from caseback.model.running.wiring import wired
+from caseback.model.sweeping.shared_passes import held_of
 
 _DERIVED = {"q_in": "q", "k_in": "k", "v_in": "v"}
 
@@ -321,6 +322,9 @@ def execute(
     hf = anatomy.hf
     reads = sites_read(anatomy, read)
     resolved = resolve(edits, anatomy, tokens)
+    held = None if resolved or grad or rules else held_of(anatomy, tokens)
+    if held is not None and (held.logits is not None or not logits) and all(site in held.acts for site in reads):
+        return Run(anatomy, tokens, {site: held.acts[site] for site in reads}, held.logits if logits else None)
     resolved = with_clean(resolved, lambda sites: execute(anatomy, tokens, read=sites))
     logits_site = Site("logits")
     extra = [s for site in reads for s in (_anchored_at(site), site.base)] if grad else []
@@ -353,6 +357,8 @@ def execute(
             output = ends.touch(logits_site, output)
     acts = {**session.acts, **ends.acts}
     final = output if logits else None
+    if held is not None:
+        held.add(acts, final)
     return Run(anatomy, tokens, acts, final, raw=session.raw, edited=bool(resolved or anatomy.standing), rules=rules)
 
 

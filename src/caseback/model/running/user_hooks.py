@@ -25,9 +25,13 @@ def hooked_by_user(anatomy: Anatomy, but: Collection[nn.Module | None] = ()) -> 
     if any(_foreign(getattr(torch_module, f"_global{kind}")) for kind in _KINDS):
         return "every module"
     for module in anatomy.modules:
-        if module not in but and any(_foreign(getattr(module, kind)) for kind in _KINDS):
+        if any(hooks and _foreign(hooks) for hooks in _hooks(module)) and module not in but:
             return next(name for name, part in anatomy.hf.named_modules() if part is module) or "the model"
     return None
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_pre_hooks, module._forward_hooks
 
 
 def _foreign(hooks: dict[int, Any]) -> bool:

@@ -22,6 +22,7 @@ from caseback.model.running.tokens import Tokens
 from caseback.model.running.user_hooks import expect_no_user_hooks
 from caseback.model.running.wiring import wired
 from caseback.model.sweeping.reused_projections import Outputs, recorded_projections
+from caseback.model.sweeping.shared_passes import held_of
 
 
 @dataclass
@@ -49,8 +50,19 @@ def record(
 ) -> Clean:
     """Run the model once and keep what a sweep needs (``also``: ``embed``, ``pos_embed`` where edited).
 
-    ``given`` are edits of the embeddings that all variants share. The edits of an edited model are made too.
+    ``given`` are edits of the embeddings that all variants share. The edits of an edited model are made too. Where
+    passes of these prompts are shared, they are recorded once.
     """
+    embed = [Site("embed")]
+    held = held_of(anatomy, tokens) if not given and set(also) <= set(embed) else None
+    if held is None:
+        return _recorded(anatomy, tokens, also, given)
+    if held.recorded is None:
+        held.recorded = _recorded(anatomy, tokens, embed, ())
+    return held.recorded
+
+
+def _recorded(anatomy: Anatomy, tokens: Tokens, also: Sequence[Site], given: Sequence[tuple[int, Site, Edit]]) -> Clean:
     start = (anatomy.embed, anatomy.pos_embed, anatomy.embed_project, anatomy.embed_norm)
     expect_no_user_hooks(anatomy, "a sweep", called_plainly=start)
     clean = Clean(tokens)

@@ -93,7 +93,7 @@ def feature_graph_document(
         targets=[{"text": f"{feature}@{at}", "id": None, "probability": None, "weight": 1.0}],
         nodes={
             "name": [*writers.tolist(), f"{feature}@{at}"],
-            "kind": [*column["kind"], "feature"],
+            "kind": [*column["kind"], target.kind],
             "layer": [*column["layer"], target.layer],
             "pos": [*places, at],
             "index": [*(None if i < 0 else i for i in column["index"]), target.index],

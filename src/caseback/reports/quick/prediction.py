@@ -11,7 +11,7 @@ from typing import Any
 
 import xarray as xr
 
-from caseback.decode.vocabulary.lenses.logit_lens import STREAM, top_of_run
+from caseback.decode.vocabulary.lenses.logit_lens import STREAM, lens_of_run
 from caseback.errors import CasebackError, TokensError
 from caseback.model.arguments import checked
 from caseback.model.running.edits import Edit
@@ -73,7 +73,7 @@ def prediction(
     rows = likeliest(model, final, count)
     plain = model.run(tokens).logits[0, last].detach() if edits else final
     before = plain.double().softmax(-1)[[row["id"] for row in rows]].tolist()
-    lens = top_of_run(model, run, k=k).isel(batch=0)
+    lens = lens_of_run(model, run, k=k).isel(batch=0)
     return PREDICTION.document(
         model_facts(model),
         tokens=[

@@ -175,16 +175,22 @@ def _exchanged(
         best = set(np.argsort(-estimate, kind="stable")[:most].tolist())
         parts = [part for i, part in enumerate(every) if i in best or part.name in always]
     here, there = (run for run, _ in runs)
-    back = [Resample("resid_pre", here, layer=layer, pos=p) for layer, p in places]
+    # the embeddings of a token that both have are the same, and exchanging them does nothing
+    start = Site("resid_pre", 0)
+    alike = (here["resid_pre", 0] == there["resid_pre", 0]).all(-1)[0].tolist() if start in sites else []
+    unlike = [i for i, (layer, p) in enumerate(places) if layer > 0 or not alike[p]]
+    back = [Resample("resid_pre", here, layer=places[i][0], pos=places[i][1]) for i in unlike]
     denoised = model.sweep(corrupt, [*back, *(_of(here, part, of_heads) for part in parts)], metric)
     noised = model.sweep(clean, [_of(there, part, of_heads) for part in parts], metric)
     of_clean, of_corrupt = float(noised["clean"][0]), float(denoised["clean"][0])
     change = of_clean - of_corrupt
     regained = (denoised.values[:, 0] - of_corrupt) / change
     lost = (of_clean - noised.values[:, 0]) / change
-    shares = zip(parts, regained[len(places) :].tolist(), lost.tolist(), strict=True)
+    shares = zip(parts, regained[len(back) :].tolist(), lost.tolist(), strict=True)
     parts = tuple(replace(part, denoising=gain, noising=loss) for part, gain, loss in shares)
-    return Exchange(parts, len(every), here, there, of_clean, of_corrupt), regained[: len(places)]
+    of_places = np.zeros(len(places))
+    of_places[unlike] = regained[: len(back)]
+    return Exchange(parts, len(every), here, there, of_clean, of_corrupt), of_places
 
 
 def _first_order(
@@ -251,5 +257,5 @@ def _direct(
         effects = path_patch(model, clean, corrupt, metric, receivers=["logits"])
     except CasebackError as error:  # a family whose stream is no sum of writes
         return {}, str(error)
-    writers = zip(effects.writer.values, effects[:, 0], strict=True)
+    writers = zip(effects.writer.values, effects.values[:, 0], strict=True)
     return {str(name): -float(effect) / change for name, effect in writers}, ""

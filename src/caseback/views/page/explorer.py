@@ -12,7 +12,7 @@ from caseback.views.page.page import Page
 __all__ = ["EXPLORER_PAGE", "explorer_document"]
 
 EXPLORER = DocumentKind(
-    "caseback.explorer", 2, "a document of an explorer", "explorer_document", sections=("questions", "shelf")
+    "caseback.explorer", 3, "a document of an explorer", "explorer_document", sections=("questions", "shelf")
 )
 
 
@@ -29,7 +29,7 @@ def explorer_document(
     questions
         What can be asked, by name, each as people put it.
     shelf
-        What can be named in questions: ``dictionaries``, ``directions`` and ``tasks``.
+        What can be named in questions: some of ``dictionaries`` and ``directions`` and how many there are, ``tasks``.
 
     Examples
     --------

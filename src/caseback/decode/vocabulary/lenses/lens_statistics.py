@@ -11,7 +11,6 @@ in nats. Logits of more than ``max_logits`` entries never exist at once.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -142,7 +141,7 @@ def read(
     max_logits
         The most logits formed at once.
     names
-        Which statistics, the first so many of all; what comes after them is not computed.
+        Which statistics; others are not computed.
     """
     expect_tokens_out(run.anatomy, "a lens")
     fitting = max(1, max_logits // (run.logits.shape[-1] * units))
@@ -165,8 +164,9 @@ def read(
                 logits = to_logits(held.flatten(0, 1)).unflatten(0, held.shape[:2]).to(final.device)
             if group[-1] == layers - 1 and units == 1:
                 gap = max(gap, float((logits[-1] - final).abs().max()))
-            for name, value in itertools.islice(_summed_up(logits, final_log_p, followed_ids, next_id, k), len(names)):
-                summaries[name].append(value.unflatten(1, (-1, units)).cpu())
+            for name, value in _summed_up(logits, final_log_p, followed_ids, next_id, k, names):
+                if name in summaries:
+                    summaries[name].append(value.unflatten(1, (-1, units)).cpu())
         for name, values in summaries.items():
             pieces[name].append(torch.cat(values))
     statistics = {name: torch.cat(values, 1) for name, values in pieces.items()}
@@ -181,22 +181,27 @@ def _summed_up(
     wanted: Int[Tensor, "row target"],
     next_id: Int[Tensor, "row 1"],
     k: int,
+    names: Sequence[str],
 ) -> Iterator[tuple[str, Float[Tensor, "layer row *rest"]]]:
     logits = at_least_float32(logits)
     log_p = logits.log_softmax(-1)
     top = log_p.topk(k, -1)
     yield "top_id", top.indices
     yield "top_prob", top.values.exp()
+    if set(names) <= set(TOP):
+        return
     p, final_p = log_p.exp(), final_log_p.exp()
     wanted, next_id = (ids.expand(len(logits), *ids.shape) for ids in (wanted, next_id))
     chosen = logits.gather(-1, wanted)
-    entropy, final_entropy = torch.special.entr(p).sum(-1), torch.special.entr(final_p).sum(-1)
+    entropy = torch.special.entr(p).sum(-1)
     yield "entropy", entropy
     # a vocabulary entry that the model rules out has probability 0 and log probability minus infinity
     yield "kl", torch.where(final_p == 0, 0.0, final_p * (final_log_p - log_p)).sum(-1).clamp_min(0)
-    middle = torch.special.entr((p + final_p) / 2).sum(-1)
-    yield "js", (middle - (entropy + final_entropy) / 2).clamp_min(0)
-    yield "surprise", -log_p.gather(-1, next_id)[..., 0]
+    if "js" in names:
+        middle, final_entropy = torch.special.entr((p + final_p) / 2).sum(-1), torch.special.entr(final_p).sum(-1)
+        yield "js", (middle - (entropy + final_entropy) / 2).clamp_min(0)
+    if "surprise" in names:
+        yield "surprise", -log_p.gather(-1, next_id)[..., 0]
     yield "prob", p.gather(-1, wanted)
     rank = torch.zeros_like(wanted)
     for i, own in enumerate(chosen.unbind(-1)):

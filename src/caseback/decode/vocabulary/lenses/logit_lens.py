@@ -130,23 +130,34 @@ def logit_lens(
     return _lens(model, run, sites, Places(tokens, pos), k, max_logits, chosen, wanted)
 
 
-def top_of_run(model: Model, run: Run, *, k: int = 5) -> xr.Dataset:
-    """The lens's most probable tokens of a run that has read ``STREAM``, and nothing else that it could say.
+def lens_of_run(
+    model: Model, run: Run, *, targets: Target | Sequence[Target] = (), k: int = 5, names: Sequence[str] = TOP
+) -> xr.Dataset:
+    """What the lens of the whole stream says of a run that has read ``STREAM``.
 
     For whoever needs that run for something else too, or the answer while somebody types.
+
+    Parameters
+    ----------
+    model, targets, k
+        As for ``logit_lens``.
+    run
+        The run.
+    names
+        Which statistics are computed, the most probable tokens among them.
 
     Examples
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> top = top_of_run(model, model.run("the cat and the dog", read=STREAM))
+    >>> top = lens_of_run(model, model.run("the cat and the dog", read=STREAM))
     >>> top.equals(logit_lens(model, "the cat and the dog")[["top_id", "top_prob", "top_text"]])
     True
     """
     expect_sizes(k, 1)
-    wanted = followed(model, run.tokens, ())
+    wanted = followed(model, run.tokens, targets)
     sites, at = _rows_of(model, "resid_post"), Places(run.tokens, None)
-    return _lens(model, run, sites, at, k, limit("lens_logits"), None, wanted, TOP)
+    return _lens(model, run, sites, at, k, limit("lens_logits"), None, wanted, names)
 
 
 STREAM = (("resid_pre", 0), "resid_post")

@@ -5,7 +5,8 @@
 V and V^h are ``virtual_weights``, directly and through one head: edges that no input changes. Times activations,
 attention weights and the norms' denominators on the prompt they are the edges of this input (Dunefsky et al. 2024). A
 dictionary of attention's output is a place to stop; where a layer has none, its heads are passed through, once: what
-heads further below wrote at the place that a head looks at is theirs.
+heads further below wrote at the place that a head looks at is theirs. What a neuron reads is split alike: a_j is then
+what its activation function takes, and V_ij a product with its row of W_in, or of W_gate where it has one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from caseback.errors import ArgumentError, CasebackError, OutOfRange, did_you_me
 from caseback.localize.circuits.attribution_graphs.frozen import Attention
 from caseback.localize.circuits.attribution_graphs.stream_places import BRANCHES, NORMED, Features, depth_of
 from caseback.localize.circuits.attribution_graphs.stream_writes import Parts, Writes, joined_parts, one_a_position
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.names import Name, head_name, parse_name
 from caseback.model.registry import technique
@@ -44,7 +46,7 @@ def feature_attribution(
     pos: int = -1,
     top: int | None = 100,
 ) -> xr.Dataset:
-    """Split what one active feature reads among the features, heads, errors and embeddings that wrote it.
+    """Split what one active feature, or a neuron, reads among the features, heads and embeddings that wrote it.
 
     Parameters
     ----------
@@ -54,10 +56,11 @@ def feature_attribution(
         Prompts: ``Tokens``, or anything that ``Model.tokens`` takes. One.
     feature
         Such as ``"L3F1042"``, of the transcoder or dictionary that writes layer 3's MLP output, or
-        ``"L3F7:attn_out"``.
+        ``"L3F7:attn_out"``; or a neuron, ``"L3N17"``.
     dictionaries
         That of the feature, and those whose features are named as writers: transcoders, and dictionaries of the
-        stream, of attention's output and of MLPs' outputs. An MLP without one is a node of its own.
+        stream, of attention's output and of MLPs' outputs. An MLP without one is a node of its own. For a neuron there
+        may be none, ``[]``.
     pos
         Where it is active; negative from the end.
     top
@@ -71,13 +74,15 @@ def feature_attribution(
         weight, NaN for what is no feature. Coordinates: ``writer``, such as ``"L1F3@2"``, ``"embed@2"``,
         ``"L2E@4"`` (an error), ``"MLP 2@4"``, ``"L0H1@4"`` and ``"bias"``; ``through``, the head, or ``""`` for
         what is read directly; ``kind``, ``layer``, ``pos_of`` and ``index`` of the writer; ``activation`` of a
-        feature and ``pattern``, the head's attention weight, else NaN. Attributes: ``value``, the activation, which
-        weights and ``rest``, what entries not listed sum to, make; ``gap``, by how much all miss it.
+        feature and ``pattern``, the head's attention weight, else NaN. Attributes: ``value``, the activation (of a
+        neuron, what its activation function takes), which weights and ``rest``, what entries not listed sum to, make;
+        ``gap``, by how much all miss it.
 
     Raises
     ------
     ArgumentError
-        For a feature of none of the dictionaries, or one that is not active there; dictionaries of other places.
+        For a feature of none of the dictionaries, or one that is not active there; a neuron that the layer does not
+        have, or one of experts; dictionaries of other places.
     OutOfRange
         For a position outside of the prompt, or ``top`` below 1.
     LoadError
@@ -110,14 +115,22 @@ def feature_attribution(
     if top is not None and top < 1:
         raise OutOfRange(f"top={top}: expected 1 or more entries, or None for all")
     with torch.no_grad():
-        writes = Writes(model, tokens, dictionaries)
+        neuron = _neuron(model, feature)
+        writes = Writes(model, tokens, dictionaries, also=[] if neuron is None else [neuron.site])
         n = writes.network.n_positions
         at = pos + n if pos < 0 else pos
         if not 0 <= at < n:
             raise OutOfRange(f"pos={pos}: expected a position of a prompt of {n}")
-        place, group, index = _named(writes, feature)
-        row, value, own = _reading(writes, group, index, feature, at)
-        inputs, biases = _traced(writes, place, group.site, row, at)
+        if neuron is None:
+            place, group, index = _named(writes, feature)
+            row, value, own = _reading(writes, group, index, feature, at)
+            inputs, biases = _traced(writes, place, group.site, row, at)
+        else:
+            layer = neuron.site.layer
+            state = writes.network.at(neuron.site.name, layer)[at]
+            value, own = state[neuron.index], neuron.bias
+            row = neuron.row.to(state)
+            inputs, biases = _traced(writes, Site("mlp_out", layer), Site("mlp_norm", layer), row, at)
     return _labelled(model, feature, at, inputs, float(own + biases), float(value), top)
 
 
@@ -129,6 +142,39 @@ class _Inputs(NamedTuple):
     weight: Float[Tensor, "way entry"]
     pattern: Float[Tensor, "way entry"]
     held: Float[Tensor, "way entry"]
+
+
+class _Neuron(NamedTuple):
+    """A neuron: where what its activation function takes is read, its number, its row of weights, and its bias."""
+
+    site: Site
+    index: int
+    row: Float[Tensor, " d_model"]
+    bias: Float[Tensor, ""]
+
+
+def _neuron(model: Model, feature: str) -> _Neuron | None:
+    """The neuron that is named; None where none is."""
+    try:
+        name = parse_name(feature)
+    except CasebackError:
+        return None
+    if name.kind != "neuron" or name.pos:
+        return None
+    if not 0 <= name.layer < model.n_layers:
+        raise ArgumentError(f"there is no {feature}: the model has {model.n_layers} layers")
+    gated = model.anatomy.has(Site("mlp_gate", name.layer))
+    site = Site("mlp_gate" if gated else "mlp_pre", name.layer)
+    weights, slot = model.weights, "gate" if gated else "in"
+    if not model.anatomy.has(site):
+        raise ArgumentError(
+            f"{feature}: neurons of layer {name.layer} are of experts, which have no input of their own"
+        )
+    matrix = at_least_float32(getattr(weights, f"W_{slot}")[name.layer].detach())
+    bias = at_least_float32(getattr(weights, f"b_{slot}")[name.layer].detach())
+    if not 0 <= name.index < matrix.shape[1]:
+        raise ArgumentError(f"there is no {feature}: the layer has {matrix.shape[1]} neurons")
+    return _Neuron(site, name.index, matrix[:, name.index], bias[name.index])
 
 
 def _named(writes: Writes, feature: str) -> tuple[Site, Features, int]:

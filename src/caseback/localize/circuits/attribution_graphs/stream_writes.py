@@ -10,7 +10,7 @@ so is what a transcoder's skip makes of what it reads. Depths are counted as in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.errors import ArgumentError
+from caseback.errors import ArgumentError, LoadError
 from caseback.localize.circuits.attribution_graphs.frozen import Frozen
 from caseback.localize.circuits.attribution_graphs.stream_places import BRANCHES, Features, depth_of, features_of
 from caseback.model.anatomy.coerce import are_several
@@ -80,6 +80,8 @@ class Writes:
         One prompt.
     dictionaries
         Transcoders and dictionaries of the stream, of attention's output and of MLPs' outputs.
+    also
+        Further sites that its run reads.
 
     Raises
     ------
@@ -89,18 +91,12 @@ class Writes:
         For one of another width or other layers.
     """
 
-    def __init__(self, model: Model, tokens: PromptsLike, dictionaries: Any):
+    def __init__(self, model: Model, tokens: PromptsLike, dictionaries: Any, also: Sequence[Site] = ()):
         listed = list(dictionaries) if are_several(dictionaries) else [dictionaries]
         self.groups: dict[Site, Features] = {}
-        depths: set[int] = set()
         for one in listed:
-            for group in features_of(model, one.to(model.device) if hasattr(one, "to") else one, "source"):
-                place, depth = named_place(model, group.target), depth_of(model, group.target)
-                if place in self.groups or (place.name not in BRANCHES and depth in depths):
-                    raise ArgumentError(f"two dictionaries write {place}: give one a place")
-                self.groups[place] = group
-                depths |= set() if place.name in BRANCHES else {depth}
-        read = {site for group in self.groups.values() for site in (group.site, group.target)}
+            self.groups |= _beside(model, self.groups, one)
+        read = {site for group in self.groups.values() for site in (group.site, group.target)} | {*also}
         read |= {Site("attn_out", layer) for layer in range(model.n_layers)}
         self.network = Frozen(model, tokens, tuple(read))
 
@@ -180,6 +176,65 @@ class Writes:
             left, parts = left - skipped, joined_parts([parts, one_a_position(Name("mlp", layer), skipped)])
         parts = joined_parts([parts, one_a_position(Name("error", layer, site=site), left)])
         return Write(place, depth_of(self.network.model, group.target), parts, constant)
+
+
+def _beside(model: Model, groups: dict[Site, Features], one: Any) -> dict[Site, Features]:
+    """The features of one more dictionary, by the place where they write."""
+    added: dict[Site, Features] = {}
+    depths = {depth_of(model, group.target) for place, group in groups.items() if place.name not in BRANCHES}
+    for group in features_of(model, one.to(model.device) if hasattr(one, "to") else one, "source"):
+        place = named_place(model, group.target)
+        if place in groups or (place.name not in BRANCHES and depth_of(model, group.target) in depths):
+            raise ArgumentError(f"two dictionaries write {place}: give one a place")
+        added[place] = group
+    return added
+
+
+def standing_together(model: Model, dictionaries: Iterable[Any]) -> list[Any]:
+    """Of some dictionaries those that ``Writes`` takes together, in their order: the first at each place.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK
+    >>> model = cb.load("meadow")
+    >>> one, other = (TopK(model.d_model, 8, k=2, facts=Facts(site=f"resid_post.{i}")) for i in (0, 1))
+    >>> len(standing_together(model, [one, other, one]))
+    2
+    """
+    chosen: list[Any] = []
+    groups: dict[Site, Features] = {}
+    for one in dictionaries:
+        try:
+            groups |= _beside(model, groups, one)
+        except (ArgumentError, LoadError):
+            continue
+        chosen.append(one)
+    return chosen
+
+
+def feature_name(model: Model, dictionary: Any, unit: int) -> str:
+    """What a feature is called by where it writes, given its number in its dictionary.
+
+    Raises
+    ------
+    ArgumentError
+        For a dictionary of another place, or without such a feature.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> from caseback.decode.dictionaries import Facts, TopK
+    >>> model = cb.load("meadow")
+    >>> feature_name(model, TopK(model.d_model, 8, k=2, facts=Facts(site="resid_post.1")), 7)
+    'L1F7:resid_post'
+    """
+    for group in features_of(model, dictionary, "source"):
+        if group.first <= unit < group.first + group.count:
+            place = named_place(model, group.target)
+            site = "" if place.name == "mlp_out" else place.name
+            return str(Name("feature", place.layer or 0, unit - group.first, site=site))
+    raise ArgumentError(f"there is no feature {unit}: the dictionary has {dictionary.n_features}")
 
 
 def named_place(model: Model, site: Site) -> Site:
