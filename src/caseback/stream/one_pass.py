@@ -85,8 +85,8 @@ def _on_device(state: State, device: torch.device) -> State:
 
 
 def _as(like: State, state: State) -> State:
-    """A state on the host, in its own types."""
-    return {k: v.cpu().to(like[k].dtype) for k, v in state.items()}
+    """A state on the host, in its own types; a table may have begun with less than it holds."""
+    return {k: v.cpu().to(like[k].dtype if k in like else v.dtype) for k, v in state.items()}
 
 
 def places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -415,8 +415,7 @@ class Packed:
         session, norm, end = self.session, Site("final_norm"), Site("logits")
         session.lead = (hidden.shape[0], hidden.shape[1])
         x = hidden if self.anatomy.final_norm is None else self.anatomy.final_norm(hidden)
-        if session.wants(norm):
-            x = session.touch(norm, x)
+        x = session.touch(norm, x) if session.wants(norm) else x
         if session.wants(end):
             logits = session.touch(end, unembed_normed(self.anatomy, x))
             return logits if vocab is None else logits.gather(-1, vocab[None].to(logits.device))
