@@ -491,3 +491,10 @@ def test_minus_infinity_hides_a_key_and_a_run_that_is_computed_passes():
     with pytest.raises(EditError, match="value is inf"):
         cb.Add("resid_post", 10**400)
     assert cb.Add("resid_post", 10**30).value == 10**30
+
+
+def test_an_edit_shows_what_was_given_and_no_whole_tensor():
+    assert repr(cb.Zero("z", layer=0, head=[1, 2])) == "Zero(layer=0, head=[1, 2], site='z')"
+    assert repr(cb.Add("resid_post", torch.ones(64), layer=1)) == (
+        "Add(layer=1, site='resid_post', value=<tensor (64,)>)"
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -92,6 +92,13 @@ class Edit(_Address):
     flags: ClassVar[tuple[str, ...]] = ()
     """What is true or false of it."""
 
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Edit.__repr__  # found by dataclass, which then makes none that prints whole tensors
+
+    def __repr__(self) -> str:
+        given = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return f"{type(self).__name__}({', '.join(f'{n}={_brief(v)}' for n, v in given if v is not None)})"
+
     def __post_init__(self) -> None:
         for name in ("layer", "head", "unit", "prompt"):
             object.__setattr__(self, name, as_indices(getattr(self, name), name))
@@ -154,6 +161,10 @@ class Edit(_Address):
         unit = "" if self.unit is None else f" unit {_short(self.unit)}"
         prompt = "" if self.prompt is None else f" prompt {_short(self.prompt)}"
         return f"{type(self).__name__} {self.site}{layer}{head}{pos}{unit}{prompt}"
+
+
+def _brief(value: Any) -> str:
+    return f"<tensor {tuple(value.shape)}>" if isinstance(value, Tensor) and value.numel() > 8 else repr(value)
 
 
 def _short(value: Any) -> str:
