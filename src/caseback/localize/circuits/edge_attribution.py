@@ -45,7 +45,7 @@ from caseback.model.results import labelled
 from caseback.model.running.edits import Replace
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
-from caseback.model.running.run import Run
+from caseback.model.running.run import Run, only_sites
 from caseback.model.running.tokens import PromptsLike
 
 ALONG = ("inputs", "activations", "ends")
@@ -302,7 +302,7 @@ def _slopes(
         if slopes and sum(len(slope.weights) for slope in slopes) + len(weights[part]) > most:
             yield slopes
             slopes = []
-        slopes.append(Slope(tuple(weights[part].tolist()), run.only(heads), gradients))
+        slopes.append(Slope(tuple(weights[part].tolist()), only_sites(run, heads), gradients))
         sizes.append(gradients[reads[-1].key].flatten(1).abs().amax(1).view(len(tokens), -1).amax(1))
     steep = torch.stack(sizes).amax(0)
     flat = (steep == 0).nonzero()[:, 0].tolist()

@@ -107,10 +107,6 @@ class Run(Displayed):
         logits = None if self._logits is None else self._logits.detach()
         return Run(self.anatomy, self.tokens, acts, logits, edited=self.edited)
 
-    def only(self, sites: Sequence[Site]) -> Run:
-        """The same run with these sites alone, so that the others' values are free to go."""
-        return Run(self.anatomy, self.tokens, {site: self._acts[site] for site in sites}, None, edited=self.edited)
-
     @checked
     def grad(
         self,
@@ -227,6 +223,11 @@ class Run(Displayed):
             return torch.autograd.grad(out, x, read)[0]
         x = x if x.stride(2) else x[:, :, :1]  # a stride of 0: one stream, shown to every head
         return self.anatomy.norms[p.attn_norm].vjp(read, x).to(read)
+
+
+def only_sites(run: Run, sites: Sequence[Site]) -> Run:
+    """The same run with these sites alone, so that the others' values are free to go."""
+    return Run(run.anatomy, run.tokens, {site: run._acts[site] for site in sites}, None, edited=run.edited)
 
 
 def inputs_of(tokens: Tokens, hf: nn.Module) -> dict[str, Tensor]:
