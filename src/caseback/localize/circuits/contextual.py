@@ -25,6 +25,14 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.writes import changes, sites_of_writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.algebra.direct import direction_of
+from caseback.model.algebra.under_edits import (
+    END,
+    QUERIES,
+    STARTS,
+    attended,
+    expect_followed,
+    pushed_through_end,
+)
 from caseback.model.algebra.weights import Weights
 from caseback.model.algebra.writes import Branch, attention_branch, mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
@@ -39,6 +47,7 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike
+from caseback.model.running.verify import under_edits
 
 ACTIVATIONS = ("removed", "shapley")
 Parts = Float[Tensor, "writer batch pos d_model"]
@@ -100,6 +109,8 @@ def contextual_decomposition(
         For mixtures of experts, latent attention, and MLPs that are not an activation between two maps.
     CasebackError
         For an unknown activation, or a metric that is not linear in the logits.
+    EditError
+        For a model under edits that the decomposition does not follow.
 
     Examples
     --------
@@ -116,6 +127,7 @@ def contextual_decomposition(
     batch_size = limit("attribution_prompts", given=batch_size)
     if batch_size < 1:
         raise OutOfRange(f"batch_size={batch_size}: expected at least 1")
+    expect_followed(model.anatomy, "a contextual decomposition", STARTS | QUERIES, ("v", "z", "final_norm"))
     graph = Graph.of(model.anatomy, inputs)
     tokens = model.tokens(clean)
     other = None if corrupt is None else model.tokens(corrupt)
@@ -257,9 +269,10 @@ class _Whole:
         effects = []
         for part in (rel, alone):
             read = part if norm is None else self._through(model.anatomy.norms[norm], part, stream)[0]
+            read = pushed_through_end(model.anatomy, read)
             ends = torch.stack([direction.at(x, run.tokens) for x in read])
             effects.append((ends * direction.vectors.to(ends)).sum(-1))
-        whole = stream if norm is None else model.anatomy.norms[norm](stream)
+        whole = under_edits(model.anatomy, END, stream if norm is None else model.anatomy.norms[norm](stream))
         total = (direction.at(whole, run.tokens) * direction.vectors.to(whole)).sum(-1)
         effect = torch.stack(effects)
         shares.append(_part(effect, total - effect)[..., None])
@@ -304,7 +317,7 @@ class _Whole:
         total = torch.einsum("bpd,hde->bphe", whole, matrix) + bias
         v = _with_bias(torch.einsum("vbpd,hde->vbphe", read, matrix), total, bias)
         v = v.repeat_interleave(p.dims.n_heads // v.shape[3], 3) * value_slopes(self.model, run, layer)
-        z = torch.einsum("bhqk,vbkhe->vbqhe", at_least_float32(run["pattern", layer]), v)
+        z = torch.einsum("bhqk,vbkhe->vbqhe", attended(run, layer), v)
         branch = attention_branch(self.model.anatomy, layer, run["z", layer])
         return self._written(branch, z.flatten(-2), at_least_float32(run["z", layer]).flatten(-2))
 

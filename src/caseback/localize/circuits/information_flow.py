@@ -23,6 +23,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.writes import sites_of_writes, writes
 from caseback.localize.circuits.selecting import name_of_reader
 from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.under_edits import BEHIND, MLPS, QUERIES, STARTS, attended, expect_followed
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -33,6 +34,8 @@ from caseback.model.running.frames import positions
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens
+
+_FOLLOWED = STARTS | QUERIES | MLPS | BEHIND | {"resid_pre", "attn_in", "attn_norm", "v_in", "v"}
 
 
 def weights_of(
@@ -159,6 +162,8 @@ def flow_routes(
         For a threshold outside 0 to 1.
     SiteAbsent
         For families whose heads do not write z W_O.
+    EditError
+        For a model under edits of what attention writes that are not factors of heads, or of the stream behind it.
 
     Examples
     --------
@@ -171,6 +176,7 @@ def flow_routes(
     """
     if not 0 <= threshold < 1:
         raise OutOfRange(f"threshold={threshold}: expected a number from 0 to below 1")
+    expect_followed(model.anatomy, "a route", _FOLLOWED, ("z",))
     tokens = model.tokens(tokens)
     layers, heads = range(model.n_layers), max(p.dims.n_heads for p in model.anatomy.layers)
     read = ["pattern", "v", "z", "resid_pre", "mlp_out", "resid_post"]
@@ -207,7 +213,7 @@ def _layer(model: Model, run: Run, layer: int, b: int, own: slice) -> dict[str, 
     at = lambda name: at_least_float32(run[name, layer][b, own])  # noqa: E731
     before, after, mlp = at("resid_pre"), at("resid_post"), at("mlp_out")
     middle = after if p.parallel else at("resid_mid")
-    z, a = at("z"), at_least_float32(run["pattern", layer][b, :, own, own])
+    z, a = at("z"), attended(run, layer)[b, :, own, own]
     values = values_of(run, layer)[b, :, own]
     weight = attention_branch(model.anatomy, layer, z).weight
     brought = torch.einsum("hje,hed->hjd", values, weight)

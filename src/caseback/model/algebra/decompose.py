@@ -18,6 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.model.algebra.readout import Directions, Position, Readout, picked, readout, token_labels, unpadded
+from caseback.model.algebra.under_edits import END, edited_end, pushed_through_end
 from caseback.model.algebra.writes import Branch, attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.stream import expect_sums
@@ -27,6 +28,7 @@ from caseback.model.results import labelled
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike
+from caseback.model.running.verify import under_edits
 
 Row = tuple[str, str, int, int]
 """A component's name, kind, layer and head; -1 where it has no layer or head."""
@@ -130,11 +132,12 @@ def stream_parts(model: Model, tokens: PromptsLike, *, pos: Position = -1, norme
     module = model.anatomy.final_norm if normed else None
     if module is not None:
         norm = model.anatomy.norms[module]
-        scale, total = norm.scale(resid), norm(resid)
-        stacked = norm.frozen(stacked, scale)
-        if norm.beta is not None:
+        scale, total = norm.scale(resid), under_edits(model.anatomy, END, norm(resid))
+        stacked = pushed_through_end(model.anatomy, norm.frozen(stacked, scale))
+        if norm.beta is not None or edited_end(model.anatomy):
+            beta = torch.zeros_like(resid) if norm.beta is None else norm.beta.expand_as(resid)
             rows.append(("bias", "bias", -1, -1))
-            stacked = torch.cat([stacked, norm.beta.expand_as(resid)[None]])
+            stacked = torch.cat([stacked, under_edits(model.anatomy, END, beta)[None]])
     else:
         total = resid
     gap = _gap(stacked.sum(0), total, run, pos)

@@ -21,6 +21,7 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.model.algebra.decompose import Row, rows_of, write_sites
 from caseback.model.algebra.readout import Readout, picked, readout
+from caseback.model.algebra.under_edits import END, expect_unedited_logits
 from caseback.model.algebra.writes import attention_branch, mlp_branch
 from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.dense import weight_matrix, wide_bias, wide_matrix
@@ -36,6 +37,7 @@ from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.targets import warn_of_spaces
 from caseback.model.running.tokens import Tokens
+from caseback.model.running.verify import under_edits
 
 LAST = ("resid_post", -1)
 
@@ -94,7 +96,8 @@ class Direction:
     def _logits(self, stream: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row vocab"]:
         anatomy = self.model.anatomy
         x = stream.to(self.model.dtype)
-        for module in (anatomy.final_norm, anatomy.unembed_project, anatomy.unembed):
+        x = under_edits(anatomy, END, x if anatomy.final_norm is None else anatomy.final_norm(x))
+        for module in (anatomy.unembed_project, anatomy.unembed):
             x = x if module is None else module(x)
         return x.to(stream.device) * anatomy.logit_scale
 
@@ -112,6 +115,8 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
     ------
     CasebackError
         For a metric that is not linear in the logits, or that reads more than one position.
+    EditError
+        For a model under edits of its logits.
     """
     if not isinstance(metric, Metric) or not isinstance(metric.pos, int | Tensor):
         raise CasebackError(
@@ -119,6 +124,7 @@ def direction_of(model: Model, tokens: Tokens, metric: Metric) -> Direction:
         )
     expect_logits(metric, "a direct effect")
     expect_sums(model.anatomy, "a direct effect")
+    expect_unedited_logits(model.anatomy, "a direct effect")
     anatomy, bound = model.anatomy, metric.on(tokens, model.anatomy)
     weights, vocab = _linear_weights(bound, metric, len(tokens), model)
     matrix = weight_matrix(anatomy.unembed).detach()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.jobs.json_text import shortened
+from caseback.model.algebra.under_edits import pulled_through_end
 from caseback.model.algebra.writes import Branch, spread
 from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.dense import weight_matrix, wide_bias, wide_matrix
@@ -103,6 +104,8 @@ def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_
     ------
     TargetError
         For directions that are neither tokens nor vectors that read this stream.
+    EditError
+        For a model under edits of ``final_norm`` that are not affine, or not the same at all positions.
     """
     anatomy, batch = model.anatomy, len(resid)
     expect_sums(anatomy, "reading logits off a part of the stream")
@@ -112,6 +115,8 @@ def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_
         constant = torch.zeros_like(vectors[..., 0])
     else:
         vectors, constant = _columns(model, ids)
+    vectors, of_edits = pulled_through_end(anatomy, vectors)
+    constant = constant if of_edits is None else constant + of_edits
     norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
     if norm is not None:
         constant = constant if norm.beta is None else constant + vectors @ norm.beta

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.model.algebra.readout import Directions, Position, picked, readout, token_labels
+from caseback.model.algebra.under_edits import attended
 from caseback.model.algebra.writes import attention_branch, spread
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
@@ -39,7 +40,7 @@ def source_writes(anatomy: Anatomy, run: Run, layer: int) -> Float[Tensor, "batc
     """What each head writes at each query from each key; the run has read ``v``, ``pattern`` and ``z``."""
     branch = attention_branch(anatomy, layer, run["z", layer])
     each = torch.einsum("bhje,hed->bhjd", values_of(run, layer), branch.weight)
-    weighted = at_least_float32(run["pattern", layer])[..., None] * each[:, :, None]
+    weighted = attended(run, layer)[..., None] * each[:, :, None]
     return branch.push(weighted.transpose(1, 2)).transpose(1, 2)
 
 
@@ -141,7 +142,7 @@ def source_parts(
             values_of(run, layer),
             reading.through(branch),
         )
-        pattern = at_least_float32(run["pattern", layer]).transpose(1, 2)
+        pattern = attended(run, layer).transpose(1, 2)
         layer_shares = torch.einsum("b...hj,bhjk->b...hjk", picked(pattern, run.tokens, pos), worth)
         for scale in (branch.scale, reading.scale):
             layer_shares = layer_shares if scale is None else layer_shares / spread(scale, layer_shares)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
+from caseback.model.algebra.under_edits import with_side_terms
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.dense import wide_bias, wide_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
@@ -74,7 +75,8 @@ def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head 
             f"heads of this model ({anatomy.model_type}) do not write z W_O: {anatomy.family.before_o} stands between; "
             "read 'head_out', which holds what each writes"
         )
-    weight, bias = wide_matrix(p.o, anatomy.device), wide_bias(p.o, anatomy.device)
+    weight = with_side_terms(anatomy, p.o, wide_matrix(p.o, anatomy.device))
+    bias = wide_bias(p.o, anatomy.device)
     norm, scale = _frozen(anatomy, p.attn_post_norm, z.flatten(-2), weight, bias)
     return Branch(weight.unflatten(0, (p.dims.n_heads, p.d_z)), bias, anatomy.residual_scale, norm, scale)
 
@@ -93,7 +95,8 @@ def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuro
         raise SiteAbsent(
             f"layer {layer} of this model ({anatomy.model_type}) has no dense MLP: each expert has its own neurons"
         )
-    weight, bias = wide_matrix(p.w_out, anatomy.device), wide_bias(p.w_out, anatomy.device)
+    weight = with_side_terms(anatomy, p.w_out, wide_matrix(p.w_out, anatomy.device))
+    bias = wide_bias(p.w_out, anatomy.device)
     norm, scale = _frozen(anatomy, p.mlp_post_norm, neurons, weight, bias)
     return Branch(weight, bias, anatomy.residual_scale, norm, scale)
 

@@ -29,6 +29,7 @@ from caseback.jobs.budget import limit
 from caseback.model.algebra.decompose import capped, read_off
 from caseback.model.algebra.readout import Directions, Position, picked, readout, token_labels, unpadded
 from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.under_edits import BEHIND, QUERIES, STARTS, attended, expect_followed
 from caseback.model.algebra.weights import Weights
 from caseback.model.algebra.writes import attention_branch, mlp_branch, spread
 from caseback.model.anatomy.norms import Norm, at_least_float32
@@ -76,9 +77,12 @@ def sites(model: Model) -> list[Any]:
     SiteAbsent
         For a mixture of experts, whose shared and routed parts are not all known by name, and for latent
         attention, whose values are not linear in the stream.
+    EditError
+        For a model under edits that the split does not follow.
     """
     anatomy = model.anatomy
     expect_sums(anatomy, "a split over source tokens")
+    expect_followed(anatomy, "a split over source tokens", STARTS | QUERIES | BEHIND, ("v", "z", "mlp_post"))
     mixed = [i for i, p in enumerate(anatomy.layers) if p.w_out is None]
     if mixed:
         raise SiteAbsent(
@@ -175,7 +179,7 @@ def _attention(
         v[:, :, -1] += at_least_float32(weights.b_V[layer])
     v = v.repeat_interleave(p.dims.n_heads // v.shape[3], 3) if v.shape[3] < p.dims.n_heads else v
     v *= value_slopes(model, run, layer).unsqueeze(2)
-    return torch.einsum("bhij,bjshe->bishe", at_least_float32(run["pattern", layer]), v)
+    return torch.einsum("bhij,bjshe->bishe", attended(run, layer), v)
 
 
 def _mlp(model: Model, run: Run, layer: int, parts: Parts, biased: bool) -> Parts:

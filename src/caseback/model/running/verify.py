@@ -141,17 +141,17 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
         its rows are of. Those of all positions are made.
     """
     x = resid if anatomy.final_norm is None else anatomy.final_norm(resid)
-    x = _under_edits(anatomy, Site("final_norm"), x)
+    x = under_edits(anatomy, Site("final_norm"), x)
     if not any(site == _LOGITS for site, _ in anatomy.standing):
         return unembed_normed(anatomy, x, vocab).to(resid.device)
-    logits = _under_edits(anatomy, _LOGITS, unembed_normed(anatomy, x)).to(resid.device)
+    logits = under_edits(anatomy, _LOGITS, unembed_normed(anatomy, x)).to(resid.device)
     if vocab is None:
         return logits
     vocab = vocab.to(logits.device)
     return at_least_float32(logits[..., vocab] if vocab.ndim == 1 else logits.gather(-1, vocab))
 
 
-def _under_edits(anatomy: Anatomy, site: Site, x: Tensor) -> Tensor:
+def under_edits(anatomy: Anatomy, site: Site, x: Tensor) -> Tensor:
     """States behind the last layer with the standing edits that are made there."""
     edits = [(None, edit) for where, edit in anatomy.standing if where == site]
     for _, edit in edits:

@@ -28,6 +28,7 @@ from caseback.decode.vocabulary.lenses.vocabulary_kl import VocabularyKL
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.algebra.under_edits import END, edited_end, pushed_through_end
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -36,6 +37,7 @@ from caseback.model.running.metrics import Target
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.running.verify import under_edits
 
 
 @dataclass(frozen=True)
@@ -195,14 +197,22 @@ class _Heads:
     def __init__(self, model: Model, layer: int, max_logits: int | None = None):
         self.model, self.layer = model, layer
         self.kl = VocabularyKL(model.anatomy, max_logits)
-        # normed already
-        self.norm, self.kl.norm = self.kl.norm, None
+        # normed already, and under the edits that stand behind the norm
+        self.norm, self.kl.norm, self.kl.end = self.kl.norm, None, False
+        beta = None if self.norm is None else self.norm.beta
+        if edited_end(model.anatomy):
+            beta = under_edits(
+                model.anatomy, END, self.kl.rows.new_zeros(1, model.d_model) + (0 if beta is None else beta)
+            )
+            beta = beta[0]
+        self.beta = beta
         self.sites = [Site("head_out", layer), stream_at(model, model.n_layers)]
 
     def normed(self, writes: Float[Tensor, "*dims head d_model"], end: Float[Tensor, "*dims d_model"]) -> Tensor:
         """Each head's share of the final norm's output."""
         writes, end = (at_least_float32(x) for x in (writes, end))
-        return writes if self.norm is None else self.norm.frozen(writes, self.norm.scale(end)[..., None, :])
+        normed = writes if self.norm is None else self.norm.frozen(writes, self.norm.scale(end)[..., None, :])
+        return pushed_through_end(self.model.anatomy, normed)
 
     def of(self, run: Run) -> tuple[Float[Tensor, "batch pos head d_model"], Float[Tensor, "batch pos d_model"]]:
         """n_h, and the final stream, of a run that read both."""
@@ -229,14 +239,11 @@ class _Heads:
 
     def _log_p(self, end: Float[Tensor, "token d_model"]) -> Float[Tensor, "token vocab"]:
         """The model's own prediction."""
-        normed = end
-        if self.norm is not None:
-            normed = self.norm.frozen(end, self.norm.scale(end))
-        return self.kl.log_probs(self._shifted(normed))
+        return self.kl.log_probs(self._shifted(self.normed(end[:, None], end)[:, 0]))
 
     def _shifted(self, normed: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        """With the final norm's bias."""
-        return normed if self.norm is None or self.norm.beta is None else normed + self.norm.beta.to(normed)
+        """With the final norm's bias, and what edits of its output add."""
+        return normed if self.beta is None else normed + self.beta.to(normed)
 
     def _low_rank(self, n: Tensor, log_p: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, list[Tensor]]:
         inner = torch.einsum("thd,hdr->thr", n, down)

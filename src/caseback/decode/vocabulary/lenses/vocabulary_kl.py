@@ -15,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.jobs.budget import limit
+from caseback.model.algebra.under_edits import END, edited_end, expect_unedited_logits, pulled_through_end
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import wide_bias, wide_matrix
 from caseback.model.anatomy.stream import expect_sums
+from caseback.model.running.verify import under_edits
 
 
 class VocabularyKL:
@@ -30,11 +32,18 @@ class VocabularyKL:
         Of the model whose final norm and unembedding read the streams.
     max_logits
         The most logits formed at once.
+
+    Raises
+    ------
+    EditError
+        For a model under edits of its logits, or of the final norm's output that are not affine.
     """
 
     def __init__(self, anatomy: Anatomy, max_logits: int | None = None):
         expect_tokens_out(anatomy, "a lens that is fitted through the unembedding")
         expect_sums(anatomy, "a lens that is fitted through the unembedding")
+        expect_unedited_logits(anatomy, "a lens that is fitted through the unembedding")
+        self.anatomy, self.end = anatomy, edited_end(anatomy)
         self.cap, self.scale = anatomy.logit_softcap, anatomy.logit_scale
         norm = anatomy.final_norm
         self.norm = None if norm is None else anatomy.norms[norm]
@@ -99,13 +108,16 @@ class VocabularyKL:
         return divergence, self._norm_back(u, denominator, back).view(streams.shape)
 
     def _normed(self, t: Float[Tensor, "row d_model"]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """After the final norm; before its gain and bias; and its denominator."""
+        """After the final norm and its standing edits; before its gain and bias; and its denominator."""
         if self.norm is None:
-            return t, t, None
+            return self._edited(t), t, None
         denominator = self.norm.scale(t)
         u = self.norm.centre(t) / denominator
         out = u * self.norm.gamma.to(u)
-        return (out if self.norm.beta is None else out + self.norm.beta.to(u)), u, denominator
+        return self._edited(out if self.norm.beta is None else out + self.norm.beta.to(u)), u, denominator
+
+    def _edited(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        return under_edits(self.anatomy, END, normed) if self.end else normed
 
     def _logits(self, normed: Float[Tensor, "row d_model"], block: slice, out: Float[Tensor, "row block"]) -> None:
         """Write the logits of some of the vocabulary."""
@@ -119,6 +131,7 @@ class VocabularyKL:
 
     def _norm_back(self, u: Tensor, denominator: Tensor | None, g: Float[Tensor, "row d_model"]) -> Tensor:
         """The norm's vector-Jacobian product: M (g gamma - u mean(u g gamma)) / s."""
+        g = pulled_through_end(self.anatomy, g)[0] if self.end else g
         if self.norm is None or denominator is None:
             return g
         g = g * self.norm.gamma.to(g)

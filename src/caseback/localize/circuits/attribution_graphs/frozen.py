@@ -16,7 +16,8 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from caseback.errors import EditError, SiteAbsent, TokensError
+from caseback.errors import SiteAbsent, TokensError
+from caseback.model.algebra.under_edits import expect_followed
 from caseback.model.algebra.writes import Branch, attention_branch
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -128,12 +129,7 @@ class Frozen:
 
     def __init__(self, model: Model, tokens: PromptsLike, also: tuple[Site, ...] = ()):
         anatomy = model.anatomy
-        moved = [site.written for site, _ in anatomy.standing if site.written.name not in _OUTSIDE]
-        if moved:
-            raise EditError(
-                f"an attribution graph is of writes as the model makes them, and {moved[0]} is edited: edit what MLPs "
-                "write, embeddings, queries, keys or attention patterns"
-            )
+        expect_followed(anatomy, "an attribution graph", _OUTSIDE)
         expect_sums(anatomy, "an attribution graph")
         for lacking in ("v_in", "z"):
             if lacking in anatomy.lacks:

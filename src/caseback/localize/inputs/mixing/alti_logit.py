@@ -20,6 +20,7 @@ from caseback.localize.inputs.mixing.mixing import read_positions, rolled
 from caseback.localize.inputs.mixing.source_blocks import SITES
 from caseback.model.algebra.direct import LAST, direction_of
 from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.under_edits import attended
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.per_token import aligned, expect_metric, token_scores
@@ -96,7 +97,7 @@ def alti_logit(
         # what each value at each source is worth to the metric, through its head's W_O
         branch = attention_branch(anatomy, layer, direction.at(run["z", layer], tokens))
         worth = torch.einsum("bhje,bhek->bhj", values_of(run, layer), reading.through(branch))
-        pattern = direction.at(at_least_float32(run["pattern", layer]).transpose(1, 2), tokens)
+        pattern = direction.at(attended(run, layer).transpose(1, 2), tokens)
         shares = (pattern * worth).sum(1)
         # both norms on the way, the final one and one behind the branch, divide by what they did in this run
         for scale in (reading.scale, branch.scale):

@@ -30,8 +30,8 @@ from caseback.localize.inputs.mixing.mixing import (
 from caseback.localize.inputs.mixing.rollout import residual_share
 from caseback.localize.inputs.mixing.source_blocks import SITES, Rows, measured_blocks, through
 from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.under_edits import attended
 from caseback.model.algebra.writes import attention_branch, spread
-from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.per_token import aligned
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -180,7 +180,7 @@ def _behind(model: Model, layer: int, rows: Rows, norm: bool) -> Tensor:
 
 def _of_each_head(model: Model, run: Run, layer: int, of: str, p: float) -> Float[Tensor, "batch head query key"]:
     """a_ij times the norm of what it weighs: no vector is made for a pair of positions."""
-    pattern, values = at_least_float32(run["pattern", layer]), values_of(run, layer)
+    pattern, values = attended(run, layer).abs(), values_of(run, layer)
     branch = attention_branch(model.anatomy, layer, run["z", layer])
     if of == "value":
         return pattern * values.norm(p=p, dim=-1)[:, :, None]

@@ -29,6 +29,7 @@ from caseback.localize.inputs.mixing.mixing import (
 )
 from caseback.model.algebra.direct import Direction, direction_of
 from caseback.model.algebra.readout import Directions, Position, picked, readout
+from caseback.model.algebra.under_edits import attended
 from caseback.model.algebra.writes import Branch, attention_branch, mlp_branch, spread
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.backward.linearised import sites, steps, value_slopes
@@ -171,7 +172,7 @@ def _through_attention(model: Model, run: Run, layer: int, pull: Pull) -> tuple[
     w_v, b_v = (at_least_float32(x.detach()) for x in (weights.W_V[layer], weights.b_V[layer]))
     branch = attention_branch(model.anatomy, layer, run["z", layer])
     of_z = torch.einsum("bid,hed->bhie", _behind(branch, pull), branch.weight)
-    of_v = torch.einsum("bhij,bhie->bjhe", at_least_float32(run["pattern", layer]), of_z)
+    of_v = torch.einsum("bhij,bhie->bjhe", attended(run, layer), of_z)
     # query heads that share a value head each had their own part: their sum goes back to it
     of_v = (of_v * value_slopes(model, run, layer)).unflatten(2, (len(w_v), -1)).sum(3)
     bias = _worth(branch.constant(pull), pull) + (of_v * b_v).sum((1, 2, 3))

@@ -33,6 +33,7 @@ from caseback.localize.inputs.mixing.mixing import (
     row_shares,
 )
 from caseback.localize.inputs.mixing.source_blocks import SITES, Rows, measured_blocks, through
+from caseback.model.algebra.under_edits import BEHIND, QUERIES, STARTS, expect_followed
 from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
@@ -42,6 +43,7 @@ from caseback.model.running.run import Run, execute
 from caseback.model.running.tokens import PromptsLike, Tokens
 
 Slotted = Float[Tensor, "batch query slot d_model"]
+_FOLLOWED = STARTS | QUERIES | BEHIND | {"resid_pre", "v_in", "v"}
 
 
 def reads_of(model: Model, layers: Sequence[int]) -> list[tuple[str, int]]:
@@ -51,8 +53,11 @@ def reads_of(model: Model, layers: Sequence[int]) -> list[tuple[str, int]]:
     ------
     SiteAbsent
         For layers whose MLP is a mixture of experts, or whose activation is not known by name.
+    EditError
+        For a model under edits between values and the stream behind a layer that are not factors of heads.
     """
     anatomy = model.anatomy
+    expect_followed(anatomy, "a map through MLPs", _FOLLOWED, ("z",))
     mixed = [i for i in layers if anatomy.layers[i].w_out is None]
     if mixed:
         raise SiteAbsent(

@@ -20,6 +20,15 @@ from torch import Tensor, nn
 
 from caseback.jobs.budget import limit
 from caseback.model.algebra.sources import values_of
+from caseback.model.algebra.under_edits import (
+    BEHIND,
+    MLPS,
+    QUERIES,
+    STARTS,
+    attended,
+    expect_followed,
+    pushed_through_end,
+)
 from caseback.model.algebra.writes import attention_branch, spread
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.running.model import Model
@@ -28,6 +37,8 @@ from caseback.model.running.run import Run
 Block = Float[Tensor, "batch query key d_model"]
 SITES = ("resid_pre", "attn_out", "v", "pattern", "z")
 """What a run must have read, in the layers that are taken apart."""
+_NORMS = frozenset({"attn_in", "attn_norm", "mlp_in", "mlp_norm"})
+_FOLLOWED = STARTS | QUERIES | MLPS | BEHIND | {"resid_pre", "attn_in", "attn_norm", "v_in", "v", "resid_post"}
 
 
 @dataclass(frozen=True)
@@ -78,8 +89,11 @@ def measured_blocks(
     ------
     SiteAbsent
         For a model whose heads do not write z W_O.
+    EditError
+        For a model under edits of what attention writes that are not factors of heads, or of the stream behind it.
     """
-    z, pattern = run["z", layer], at_least_float32(run["pattern", layer])
+    expect_followed(model.anatomy, "a map of who reads whom", _FOLLOWED, ("z",))
+    z, pattern = run["z", layer], attended(run, layer)
     weight = attention_branch(model.anatomy, layer, z).weight
     each = torch.einsum("bhje,hed->bhjd", values_of(run, layer), weight)
     stream, written = (at_least_float32(run[name, layer]) for name in ("resid_pre", "attn_out"))
@@ -106,4 +120,8 @@ def through(
     if module is None:
         return parts
     norm: Norm = model.anatomy.norms[module]
-    return norm.frozen(parts, spread(norm.scale(scale_at), parts))
+    normed = norm.frozen(parts, spread(norm.scale(scale_at), parts))
+    if module is model.anatomy.final_norm:
+        return pushed_through_end(model.anatomy, normed)
+    expect_followed(model.anatomy, "a map through norms", _FOLLOWED - _NORMS, ("z",))
+    return normed

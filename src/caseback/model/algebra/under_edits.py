@@ -1,0 +1,182 @@
+"""What the standing edits of a model (``Model.edited``) are to a decomposition of its run.
+
+    z        a_ij v_j W_O  ->  f_ih a_ij v_j W_O,       f = E(1), E zeroing or scaling a head as a whole
+    side     W  ->  W + right^T left
+    end      N(x) u  ->  N(x) J^T u + E(0) u,           E affine, J its matrix, the same at every position
+
+A decomposition puts together again what the model computes between the sites that it reads. An edit of a site that it
+reads is in its numbers; of what it puts together only these forms are followed, and any other is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from caseback.errors import EditError
+from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.affine import Affine, SideTerm
+from caseback.model.running.edit import Edit, apply_edits
+from caseback.model.running.edits import Add, Project, Replace, Scale, Zero
+from caseback.model.running.frames import batch_frame
+from caseback.model.running.run import Run
+from caseback.model.running.verify import under_edits
+
+END = Site("final_norm")
+QUERIES = frozenset({"q_in", "k_in", "q", "k", "scores", "pattern"})
+"""Sites before the pattern, which decompositions read."""
+STARTS = frozenset({"embed", "pos_embed"})
+BEHIND = frozenset({"final_norm", "logits"})
+MLPS = frozenset({"mlp_in", "mlp_norm", "mlp_pre", "mlp_gate", "mlp_post", "mlp_out", "expert"})
+_AFFINE = Zero | Scale | Add | Replace | Project | Affine
+
+
+def expect_followed(anatomy: Anatomy, what: str, read: Collection[str], factors: Collection[str] = ()) -> None:
+    """Refuse a model under edits of what a decomposition puts together again.
+
+    Parameters
+    ----------
+    anatomy
+        Of the model.
+    what
+        The decomposition, as the sentence begins.
+    read
+        Sites whose edits are in what it reads. Side terms of the matrices that write to the stream are followed too.
+    factors
+        Sites whose values it takes apart as products, so that those that zero or scale them are followed.
+
+    Raises
+    ------
+    EditError
+        With what to do instead.
+    """
+    for site, edit in anatomy.standing:
+        if site.written.name in read or (site.name in factors and _is_factor(edit)) or _side_term(anatomy, site, edit):
+            continue
+        factors_too = f", or zero or scale {' or '.join(sorted(factors))} as a whole" if factors else ""
+        raise _refused(what, site, edit, f"edit {', '.join(sorted(read))}{factors_too}")
+
+
+def expect_unedited_logits(anatomy: Anatomy, what: str) -> None:
+    """Refuse a model under edits of its logits, for what reads them off the stream without these.
+
+    Raises
+    ------
+    EditError
+    """
+    for site, edit in anatomy.standing:
+        if site.written.name == "logits":
+            raise _refused(what, site, edit, "edit sites before the logits")
+
+
+def _refused(what: str, site: Site, edit: Edit, instead: str) -> EditError:
+    return EditError(
+        f"{what} is of what the model itself computes, and {site.written} is edited ({edit.describe()}): {instead}, or "
+        "take a copy with other weights, as caseback.edit.applied makes it of a fact's edit"
+    )
+
+
+def _is_factor(edit: Edit) -> bool:
+    """Whether it multiplies all units of what it changes by one number."""
+    if edit.unit is not None:
+        return False
+    number = isinstance(edit, Scale) and (not isinstance(edit.factor, Tensor) or edit.factor.numel() == 1)
+    return isinstance(edit, Zero) or number
+
+
+def _side_term(anatomy: Anatomy, site: Site, edit: Edit, of: nn.Module | None = None) -> bool:
+    """Whether it is a term beside a matrix that writes to the stream (``of``: beside this one)."""
+    if not isinstance(edit, SideTerm) or not site.name.endswith(".output"):
+        return False
+    if edit.pos is not None or edit.prompt is not None or edit.unit is not None:
+        return False
+    module = anatomy.hf.get_submodule(site.name.removesuffix(".output"))
+    return any(module is writer for writer in ([of] if of else [m for p in anatomy.layers for m in (p.o, p.w_out)]))
+
+
+def with_side_terms(
+    anatomy: Anatomy, module: nn.Module, weight: Float[Tensor, "in d_model"]
+) -> Float[Tensor, "in d_model"]:
+    """A matrix that writes to the stream with the terms that stand beside it."""
+    for site, edit in anatomy.standing:
+        if isinstance(edit, SideTerm) and _side_term(anatomy, site, edit, module):
+            weight = weight + edit.right.to(weight).T @ edit.left.to(weight)
+    return weight
+
+
+def attended(run: Run, layer: int) -> Float[Tensor, "batch head query key"]:
+    """How much of each value a head brings: the pattern, times what standing edits of z leave of it.
+
+    Parameters
+    ----------
+    run
+        Has read ``pattern`` and ``z``.
+
+    Raises
+    ------
+    EditError
+        For edits of z that do not zero or scale heads.
+    """
+    pattern = at_least_float32(run["pattern", layer])
+    edits: list[tuple[int | None, Any]] = []
+    for site, edit in run.anatomy.standing:
+        if site.written != Site("z", layer):
+            continue
+        if site.name != "z" or not _is_factor(edit):
+            raise EditError(
+                f"z of layer {layer} is edited ({edit.describe()}), and so is no sum over the positions that its heads "
+                "look at: zero or scale whole heads, edit values, or take a copy with other weights"
+            )
+        edits.append((None, edit))
+    if not edits:
+        return pattern
+    first, ones = np.array([at for at, _ in run.tokens.extents]), torch.ones_like(at_least_float32(run["z", layer]))
+    frame = batch_frame(run.tokens)
+    left = apply_edits(edits, ones.flatten(0, 1), frame, Site("z", layer), lambda rows: first[rows.at[1]])
+    return pattern * left.view_as(ones)[..., 0].transpose(1, 2)[..., None].to(pattern)
+
+
+def edited_end(anatomy: Anatomy) -> bool:
+    """Whether edits stand at the final norm's output.
+
+    Raises
+    ------
+    EditError
+        For edits whose output is no affine map of what was there.
+    """
+    edits = [edit for site, edit in anatomy.standing if site == END]
+    other = next((edit for edit in edits if not isinstance(edit, _AFFINE)), None)
+    if other is not None:
+        raise EditError(
+            f"{other.describe()} stands behind the final norm, and a sum of shares passes it only where it is affine: "
+            "zero, scale, add to or project its output, or take a copy with other weights"
+        )
+    return bool(edits)
+
+
+def pulled_through_end(anatomy: Anatomy, u: Float[Tensor, "*dims d_model"]) -> tuple[Tensor, Tensor | None]:
+    """Directions behind the edits of the final norm as directions before them, J^T u, and what E(0) is worth to them.
+
+    The second is None where nothing is edited.
+    """
+    if not edited_end(anatomy):
+        return u, None
+    with torch.enable_grad():
+        nothing = torch.zeros_like(u).requires_grad_()
+        at_zero = under_edits(anatomy, END, nothing)
+        pulled = torch.autograd.grad(at_zero, nothing, u.detach(), allow_unused=True)[0]
+    return torch.zeros_like(u) if pulled is None else pulled, (at_zero.detach() * u).sum(-1)
+
+
+def pushed_through_end(anatomy: Anatomy, parts: Float[Tensor, "*dims d_model"]) -> Float[Tensor, "*dims d_model"]:
+    """Addends of the final norm's output behind its edits, J times each: what E(0) adds is no addend's."""
+    if not edited_end(anatomy):
+        return parts
+    return under_edits(anatomy, END, parts) - under_edits(anatomy, END, torch.zeros_like(parts))
