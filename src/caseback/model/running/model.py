@@ -184,6 +184,7 @@ class Model(Displayed):
 
         It can be used wherever a model can: running, sweeping, generating, gradients, every technique. The edits of a
         call come after the model's own. Nothing is copied, and this model stays as it is.
+        A decomposition that cannot follow one of the edits says so in an ``EditError``.
 
         Parameters
         ----------
