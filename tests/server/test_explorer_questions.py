@@ -16,6 +16,7 @@ from caseback.localize.components.patching import patch
 from caseback.reports.quick.prediction import prediction
 from caseback.reports.quick.table import table_of_records, table_of_task
 from caseback.server.app import explorer
+from caseback.server.serving import served
 from caseback.server.shelf import Shelf, names_of, standing
 from explorer_shelf import NAMES, shelf_of
 
@@ -257,8 +258,6 @@ def test_two_things_of_one_name_are_refused():
 
 
 def test_a_remote_model_has_the_dictionaries_as_sites(model, shelf):
-    from caseback.server.serving import served
-
     mine = Shelf({"mine": shelf.dictionaries["words"]})
     edit = cb.Scale("mine", 3.0, layer=2, unit=0)
     with served(model, shelf=mine) as address:
@@ -285,3 +284,13 @@ def test_the_command_reads_dictionaries_and_directions_from_files(model, shelf, 
     assert isinstance(held, Shelf)
     assert list(held.dictionaries) == ["layer_2"]
     assert held.directions["she"].names == ["resid_post.1", "resid_post.2"]
+
+
+def test_a_server_whose_sites_have_names_that_are_taken_does_not_start(model, shelf):
+    mine = Shelf({"mine": shelf.dictionaries["words"]})
+    with (
+        served(model, shelf=mine),
+        pytest.raises(CasebackError, match="did not start: .*mine"),
+        served(model, shelf=mine) as address,
+    ):
+        pytest.fail(f"{address} would never answer")

@@ -293,10 +293,10 @@ def test_a_feature_and_a_part_that_is_changed_can_be_traced(tab, address):
 
 def test_many_dictionaries_are_found_by_typing(tab):
     model = cb.load("meadow")
-    own = shelf_of(model)
-    many = {f"layer_{i:03d}_{'x' * 60}": own.dictionaries["words"] for i in range(60)}
-    with served(model, shelf=Shelf({**many, **own.dictionaries}, own.directions)) as address:
-        opened(tab, address, prompt=PROMPT, view="features", dictionary="words")
+    words = shelf_of(model).dictionaries["words"]
+    many = {f"layer_{i:03d}_{'x' * 60}": words for i in range(60)}
+    with served(model, shelf=Shelf({**many, "more": words})) as address:
+        opened(tab, address, prompt=PROMPT, view="features", dictionary="more")
         until(tab, "document.querySelectorAll('.feature-list li').length")
         assert tab.evaluate("document.querySelectorAll('.asked datalist option').length") == 50
         tab.evaluate(

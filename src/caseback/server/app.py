@@ -78,8 +78,12 @@ def explorer(
 
     @asynccontextmanager
     async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-        with standing(model, shelf), desk:
-            yield
+        try:
+            with standing(model, shelf), desk:
+                yield
+        except CasebackError as error:
+            app.state.refused = error  # a server that does not start says no more than that
+            raise
 
     app = FastAPI(title="caseback", docs_url=None, redoc_url=None, openapi_url=None, lifespan=open_desk)
     larger = dict.fromkeys((f"/api/{name}" for name in CALLS), limit("server_call_bytes"))

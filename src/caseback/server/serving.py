@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -43,11 +44,13 @@ def serve(
     Raises
     ------
     CasebackError
-        Where the extra ``explorer`` is not installed, the port is taken, or the host is none of this machine's.
+        Where the extra ``explorer`` is not installed, the port is taken, the host is none of this machine's, or a site
+        has the name of one of the shelf's dictionaries already.
     """
     with _server(model, host, port, token, shelf) as (server, address, listening):
         ready(address)
         server.run(sockets=[listening])
+        _expect_started(server)
 
 
 @contextmanager
@@ -90,10 +93,19 @@ def served(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
+            while thread.is_alive() and not server.started:
+                time.sleep(0.01)
+            _expect_started(server)
             yield address
         finally:
             server.should_exit = True
             thread.join()
+
+
+def _expect_started(server: Any) -> None:
+    if not server.started:
+        why = getattr(server.config.app.state, "refused", None)
+        raise CasebackError(f"the explorer did not start{f': {why}' if why else ''}")
 
 
 @contextmanager
