@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -49,7 +49,7 @@ def serve(
     """
     with _server(model, host, port, token, shelf) as (server, address, listening):
         ready(address)
-        server.run(sockets=[listening])
+        _run(server, listening)
         _expect_started(server)
 
 
@@ -90,7 +90,7 @@ def served(
     """
     with _server(model, host, port, token, shelf) as (server, address, listening):
         # a daemon: a program that ends in the block does not wait for it
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread = threading.Thread(target=_run, args=(server, listening), daemon=True)
         thread.start()
         try:
             while thread.is_alive() and not server.started:
@@ -100,6 +100,11 @@ def served(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def _run(server: Any, listening: socket.socket) -> None:
+    with suppress(SystemExit):  # uvicorn's answer to an application that does not start
+        server.run(sockets=[listening])
 
 
 def _expect_started(server: Any) -> None:
