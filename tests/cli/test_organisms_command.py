@@ -47,8 +47,9 @@ def test_list_has_one_line_a_model(capsys):
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == organisms.bundled()
-    (meadow,) = (line for line in lines if line.startswith("meadow"))
-    assert "4 layers x 5 heads" in meadow and "caseback organisms train meadow" in meadow
+    meadow, second = (line for line in lines if line.startswith("meadow"))
+    assert "4 layers x 5 heads" in meadow and meadow.endswith("(caseback organisms train meadow)")
+    assert second.endswith("(caseback organisms train meadow --seed 1)")
 
 
 def test_path_is_the_folder(capsys):

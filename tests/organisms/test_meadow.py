@@ -1,4 +1,4 @@
-"""The bundled model: its folder, its card, and what it can do on held-out text."""
+"""The bundled model and its second seed: their folders, their cards, and what they can do on held-out text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from caseback.errors import CasebackError
 from caseback.organisms import card, evaluate, measure
 from caseback.organisms.prose import text
 
+SEEDS = ("meadow", "meadow_1")
 COUNT = 60  # prompts a behaviour here; the card's numbers are from 500
 
 
@@ -29,18 +30,28 @@ def model():
 
 @pytest.fixture(scope="module")
 def found():
-    return evaluate.scores(organisms.path("meadow"), count=COUNT, seed=2)
+    return {name: evaluate.scores(organisms.path(name), count=COUNT, seed=2) for name in SEEDS}
 
 
 def test_bundled_names_and_paths():
-    assert "meadow" in organisms.bundled()
+    assert set(SEEDS) < set(organisms.bundled())
     assert (organisms.path("meadow") / "config.json").is_file()
     with pytest.raises(CasebackError, match="'prairie'.*meadow"):
         organisms.path("prairie")
 
 
-def test_folder_is_small_and_loads_in_float32_without_a_warning(caplog, capfd):
-    folder = organisms.path("meadow")
+def test_a_second_seed_has_the_same_tokens_and_other_weights(model, tokenizer):
+    second = organisms.path("meadow_1")
+    other = GPT2LMHeadModel.from_pretrained(second)
+    assert AutoTokenizer.from_pretrained(second).get_vocab() == tokenizer.get_vocab()
+    assert (other.config.caseback["seed"], model.config.caseback["seed"]) == (1, 0)
+    same = torch.nn.functional.cosine_similarity(*(m.transformer.wte.weight.flatten() for m in (model, other)), dim=0)
+    assert abs(same) < 0.2
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_folder_is_small_and_loads_in_float32_without_a_warning(name, caplog, capfd):
+    folder = organisms.path(name)
     assert sum(f.stat().st_size for f in folder.iterdir()) < 8e6
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -51,9 +62,9 @@ def test_folder_is_small_and_loads_in_float32_without_a_warning(caplog, capfd):
     assert not caplog.records and "warn" not in capfd.readouterr().err.lower()
 
 
-def _on_card():
+def _on_card(name):
     """Behavior as the card calls it: its top and over-foil shares there."""
-    page = (organisms.path("meadow") / "README.md").read_text(encoding="utf-8")
+    page = (organisms.path(name) / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([\d.]+)% \| (?:([\d.]+)%)? ?\| [\d.]+ \| [^|]*\|$", page, re.M)
     return {what: (float(top) / 100, float(foil) / 100 if foil else None) for what, top, foil in rows}
 
@@ -63,14 +74,15 @@ def test_card_has_the_measured_numbers(model, tokenizer):
     found = measure.next_probabilities(model, tokenizer, [card.PROMPT])[0]
     mary = tokenizer(" Mary", add_special_tokens=False)["input_ids"][0]
     assert f"| ` Mary` | {found[mary]:.3f} |" in page
-    assert set(_on_card()) == {behaviour.what for behaviour in evaluate.BEHAVIORS.values()}
+    assert set(_on_card("meadow")) == {behaviour.what for behaviour in evaluate.BEHAVIORS.values()}
 
 
 @pytest.mark.parametrize("kind", evaluate.BEHAVIORS)
-def test_a_behaviour_is_as_the_card_says(found, kind):
+@pytest.mark.parametrize("name", SEEDS)
+def test_a_behaviour_is_as_the_card_says(found, name, kind):
     # other prompts than the card's and fewer: a share p of n varies by sqrt(p(1-p)/n), four of which are allowed
-    told = _on_card()[evaluate.BEHAVIORS[kind].what]
-    for share, measured in zip(told, (found[kind].top, found[kind].over_foil), strict=True):
+    told = _on_card(name)[evaluate.BEHAVIORS[kind].what]
+    for share, measured in zip(told, (found[name][kind].top, found[name][kind].over_foil), strict=True):
         if share is not None:
             assert abs(measured - share) <= 4 * (max(share * (1 - share), 0.02) / COUNT) ** 0.5
 
@@ -126,11 +138,11 @@ def test_other_folders_cannot_be_measured(tmp_path, model):
         evaluate.scores(tmp_path)
 
 
-def test_a_card_names_what_falls_short(found):
-    low = dict.fromkeys(found, measure.Score(60, 0.5, 0.5, 0.5))
+def test_a_card_names_what_falls_short():
+    low = dict.fromkeys(evaluate.BEHAVIORS, measure.Score(60, 0.5, 0.5, 0.5))
     page = card.card(organisms.path("meadow"), low, seed=2)
     assert (
         "Short of the target" in page and "arithmetic" in page and "by 20.0 points" in page and "by 45.0 points" in page
     )
-    perfect = dict.fromkeys(found, measure.Score(60, 1.0, 1.0, 1.0))
+    perfect = dict.fromkeys(evaluate.BEHAVIORS, measure.Score(60, 1.0, 1.0, 1.0))
     assert "Every behavior reaches its target." in card.card(organisms.path("meadow"), perfect, seed=2)

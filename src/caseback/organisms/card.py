@@ -116,7 +116,8 @@ prompts. Every text is opened by `<|endoftext|>`, which the tokenizer adds by it
 row in ten was trained without it.
 
 The training command leaves the model after 0, 25, 50, 100, 200, 400, … steps in `DIR/checkpoints`, each a folder that
-loads by itself, so that one can watch behaviors appear; another `--seed` gives another tokenizer, start and text.
+loads by itself, so that one can watch behaviors appear; another `--seed` gives another start and text, and the same
+tokenizer.
 
 `caseback organisms evaluate DIR --write` measured the numbers above and wrote this page.
 """

@@ -46,9 +46,10 @@ def list_() -> None:
             )
         )
         size = sum(file.stat().st_size for file in folder.iterdir() if os.path.isfile(file)) / 1e6
-        trained = "" if name not in TRAINERS else f"  (caseback organisms train {name})"
+        organism, _, seed = name.partition("_")
+        again = f"  (caseback organisms train {organism}{seed and f' --seed {seed}'})" if organism in TRAINERS else ""
         typer.echo(
-            f"{name:12} {layers} layers x {heads} heads, {width} wide, vocabulary {vocabulary}, {size:.1f} MB{trained}"
+            f"{name:12} {layers} layers x {heads} heads, {width} wide, vocabulary {vocabulary}, {size:.1f} MB{again}"
         )
 
 
