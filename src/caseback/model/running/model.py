@@ -182,9 +182,8 @@ class Model(Displayed):
     def edited(self, edits: Edit | Sequence[Edit]) -> Model:
         """The same model under edits that every pass of it starts with.
 
-        It can be used wherever a model can: running, sweeping, generating, gradients, every technique. The edits of a
-        call come after the model's own. Nothing is copied, and this model stays as it is.
-        A decomposition that cannot follow one of the edits says so in an ``EditError``.
+        It can be used wherever a model can; a decomposition that cannot follow an edit raises ``EditError``. The edits
+        of a call come after the model's own. Nothing is copied, and this model stays as it is.
 
         Parameters
         ----------
