@@ -26,7 +26,7 @@ from caseback.decode.dictionaries import (
 )
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of_rows, sparse_decode, with_gradient
 
-DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available() else "cuda"
 
 
 @pytest.fixture
