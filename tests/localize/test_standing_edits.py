@@ -131,7 +131,9 @@ NOT_FOLLOWED = {
 
 
 @pytest.mark.parametrize(
-    ("edit", "name"), [(e, n) for e, names in NOT_FOLLOWED.items() for n in names.split()], ids=str
+    ("edit", "name"),
+    [(e, n) for e, names in NOT_FOLLOWED.items() for n in names.split()],
+    ids=lambda part: part if isinstance(part, str) else part.describe(),
 )
 def test_what_is_not_followed_is_refused(edit, name):
     with pytest.raises(EditError, match="copy with other weights|edit of all positions"):
