@@ -136,7 +136,8 @@ def test_other_streams_are_read_and_edits_hold():
 def test_a_token_that_the_model_rules_out_counts_as_nothing_and_a_broken_logit_is_not_hidden():
     final = torch.tensor([[0.0, 1.0, -torch.inf], [0.0, 1.0, 2.0]]).log_softmax(-1)
     logits = torch.tensor([[1.0, 0.0, -torch.inf], [0.0, torch.nan, 2.0]])
-    found = dict(reading._summed_up(logits[None], final, torch.tensor([[0], [0]]), torch.tensor([[1], [1]]), 1))
+    wanted, next_id = torch.tensor([[0], [0]]), torch.tensor([[1], [1]])
+    found = dict(reading._summed_up(logits[None], final, wanted, next_id, 1, ["kl", "entropy"]))
     p, q = final[0, :2].exp(), logits[0, :2].softmax(-1)
     assert torch.allclose(found["kl"][0, 0], (p * (p / q).log()).sum())
     assert found["kl"][0, 1].isnan() and found["entropy"][0, 1].isnan()

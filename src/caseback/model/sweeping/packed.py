@@ -434,7 +434,7 @@ class Packed:
                 Span(_NOBODY, s.example, end, self.lengths[s.example] - end, first + end),
             ]
             session.frame = Frame([span for span in spans if span.count], self.lengths)
-            values.append(self.bound.value(self._logits(x[None], None), example[i : i + 1])[0])
+            values.append(self.bound.value(self._logits(x[None], None).to(hidden.device), example[i : i + 1])[0])
         session.frame = frame
         return torch.stack(values)
 
