@@ -92,10 +92,10 @@ def sums(values: Tensor, rows: Tensor, index: Tensor, starts: Tensor) -> Tensor:
     out = rows.new_empty(n_bags, d)
     if n_bags and d:
         width = min(TILE_WIDTH, triton.next_power_of_2(d))
-        given = [each.contiguous() for each in (values, rows, index, starts)]
+        arrays = [each.contiguous() for each in (values, rows, index, starts)]
         with torch.cuda.device_of(rows):
             grid = (n_bags, triton.cdiv(d, width))
-            _sums[grid](*given, out, len(index), n_bags, d, ENTRIES=TILE, WIDTH=width, WIDE=_wide(rows))
+            _sums[grid](*arrays, out, len(index), n_bags, d, ENTRIES=TILE, WIDTH=width, WIDE=_wide(rows))
     return out
 
 
@@ -105,10 +105,10 @@ def dots(left: Tensor, right: Tensor, left_index: Tensor, right_index: Tensor) -
     out = right.new_empty(n)
     if n:
         width = min(TILE_WIDTH // 2, triton.next_power_of_2(max(1, d)))
-        given = [each.contiguous() for each in (left, right, left_index, right_index)]
+        arrays = [each.contiguous() for each in (left, right, left_index, right_index)]
         with torch.cuda.device_of(right):
             grid = (triton.cdiv(n, TILE),)
-            _dots[grid](*given, out, n, d, ENTRIES=TILE, WIDTH=width, WIDE=_wide(right))
+            _dots[grid](*arrays, out, n, d, ENTRIES=TILE, WIDTH=width, WIDE=_wide(right))
     return out
 
 

@@ -96,8 +96,8 @@ class Edit(_Address):
         cls.__repr__ = Edit.__repr__  # found by dataclass, which then makes none that prints whole tensors
 
     def __repr__(self) -> str:
-        given = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        return f"{type(self).__name__}({', '.join(f'{n}={_brief(v)}' for n, v in given if v is not None)})"
+        values = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return f"{type(self).__name__}({', '.join(f'{n}={_brief(v)}' for n, v in values if v is not None)})"
 
     def __post_init__(self) -> None:
         for name in ("layer", "head", "unit", "prompt"):

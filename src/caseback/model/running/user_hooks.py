@@ -17,12 +17,11 @@ from caseback.errors import CasebackError
 from caseback.model.anatomy.anatomy import Anatomy
 
 _LIBRARIES = ("caseback", "transformers", "accelerate", "peft", "torch")
-_KINDS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def hooked_by_user(anatomy: Anatomy, but: Collection[nn.Module | None] = ()) -> str | None:
     """The path of a module, ``but`` for some, with a hook that no library put there; None where there is none."""
-    if any(_foreign(getattr(torch_module, f"_global{kind}")) for kind in _KINDS):
+    if any(map(_foreign, (torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks))):
         return "every module"
     for module in anatomy.modules:
         if any(hooks and _foreign(hooks) for hooks in _hooks(module)) and module not in but:

@@ -155,9 +155,9 @@ def under_edits(anatomy: Anatomy, site: Site, x: Tensor) -> Tensor:
     """States behind the last layer with the standing edits that are made there."""
     edits = [(None, edit) for where, edit in anatomy.standing if where == site]
     for _, edit in edits:
-        given = [getattr(edit, name, None) for name in ("value", "factor")]
+        values = [getattr(edit, name, None) for name in ("value", "factor")]
         differs = edit.tied or isinstance(edit, Noise | Fade | Mean)
-        differs = differs or any(isinstance(value, Tensor) and value.ndim > 1 for value in given)
+        differs = differs or any(isinstance(value, Tensor) and value.ndim > 1 for value in values)
         if differs or edit.pos is not None or edit.prompt is not None:
             raise EditError(
                 f"this model stands under {edit.describe()}, and a state that is read through its unembedding does not "
