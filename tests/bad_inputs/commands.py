@@ -117,6 +117,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "ablate": [TEXT, *of],
         "trace": [TEXT, *of, "--subject", "Mary", "--samples", "2"],
         "circuit": ["ioi", *of, "--count", "2", "--sets", "1", "--method", "eap", "--edges", "5"],
+        "drivers": [TEXT, "L0H0", *of, "--top", "3"],
         "graph": [TEXT, *of, "--node", "1", "--max-nodes", "20", "--effects", "2"],
         "align": ["agreement", *of, "--count", "4", "--method", "full", "--layers", "0", "--pos", "-1"],
         "atlas": [model, "--kinds", "copying", "--top", "1", "--no-proofs"],

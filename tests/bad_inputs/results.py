@@ -116,6 +116,9 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "beyond_chance": {"method": ("attributions_over_prompts", "methods", 0)},
     "prompts_words": {"document": "attributions_over_prompts"},
     "context_document": {"reliance": "pecore"},
+    **dict.fromkeys(
+        ("drivers_html", "print_drivers", "driver_columns", "driver_rows", "driver_words"), {"document": "unit_drivers"}
+    ),
     "context_html": {"document": "context_document"},
     "print_context": {"document": "context_document"},
     "context_words": {"document": "context_document"},

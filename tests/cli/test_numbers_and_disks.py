@@ -77,6 +77,7 @@ WRITING = [
     ("circuit", "--html"),
     ("circuit", "--graph"),
     ("circuit", "--graphml"),
+    ("drivers", "--html"),
     ("graph", "--html"),
     ("graph", "--save"),
     ("align", "--html"),

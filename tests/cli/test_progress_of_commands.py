@@ -72,6 +72,7 @@ FURTHER = {
 # what makes a run or two, or lists what is there: the heartbeat alone goes with them
 SHORT = {
     "dla": ["dla", PROMPT],
+    "drivers": ["drivers", PROMPT, "L0H0"],
     "graph": ["graph", PROMPT],
     "learner": ["learner", "--count", "12"],
     "weights": ["weights", "meadow", "--layer", "1", "--head", "0"],

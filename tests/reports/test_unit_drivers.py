@@ -1,7 +1,11 @@
 """What drives a unit: rows that sum to what the model itself holds there, for heads, neurons and features."""
 
+import html
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 import caseback as cb
 import shelf
@@ -9,6 +13,9 @@ from caseback.errors import ArgumentError, CasebackError
 from caseback.localize.circuits import feature_attribution
 from caseback.model.anatomy.sites import Site
 from caseback.reports.quick.drivers import unit_drivers
+from caseback.views.numbers_text import signed
+from caseback.views.page.kinds import page_html
+from caseback.views.text.inputs.drivers import driver_rows, print_drivers
 from exact import exact
 from explorer_shelf import shelf_of
 from graph_parts import PROMPT
@@ -53,6 +60,20 @@ def test_every_kind_of_unit_is_split_and_what_is_not_listed_is_summed():
     assert total(feature) == pytest.approx(float(codes[at, 0]), abs=1e-2)
     weights = torch.tensor([row["weight"] for row in feature["rows"]]).abs()
     assert bool((weights.diff() <= 0).all())
+
+
+@pytest.mark.parametrize("unit, columns", [("L2H3", "at the query"), ("L3N17", "written by")])
+def test_rows_are_printed_and_drawn_with_what_is_left(unit, columns):
+    document = unit_drivers(cb.load("meadow"), TEXT, unit, top=5)
+    file = io.StringIO()
+    print_drivers(document, console=Console(file=file, width=120))
+    printed = file.getvalue()
+    page = page_html(document)
+    assert columns in printed and columns in page
+    assert "all others" in printed and signed(document["rest"]) in printed
+    for names, weight in driver_rows(document):
+        assert all(name in printed and html.escape(name) in page for name in names)
+        assert signed(weight) in printed and signed(weight) in page
 
 
 @pytest.mark.parametrize("unit", ["MLP 2", "poem", "L2N999999", "L9N0", "L2F0:resid_post", "L2H99"])

@@ -59,6 +59,7 @@ FOR = {
     "unit": [3, 10**30, "x"],
     "pos": [99, 2**31, 0.5],
     "looked_at": [99, 2**31, "x"],
+    "features": ["maybe", 2, 0.5, None],
     "seed": [-1, 2**31, "x"],
     "task": ["", "no task", "ioi/../ioi"],
     "lines": ["{", "[1]", '{"prompt": 3}', "{}\n" * 300],

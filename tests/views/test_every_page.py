@@ -38,6 +38,7 @@ PAGES = {
     "ablate": ("ablate", CLEAN, "--ablation", "zero"),
     "circuit": ("circuit", "ioi", "--method", "eap", "--edges", "40", "--count", "4"),
     "circuit at spans": ("circuit", "agreement", "--spans", "--method", "eap", "--count", "4"),
+    "drivers": ("drivers", CLEAN, "L2H3"),
     "graph": ("graph", CLEAN),
     "activating": ("activating", "CORPUS", "--layer", "1", "--units", "0,3"),
     "probe": ("probe", "LABELED"),

@@ -285,6 +285,13 @@ def test_a_feature_and_a_part_that_is_changed_can_be_traced(tab, address):
     tab.evaluate("document.querySelector('.feature-list .pick:last-child').click()")
     until(tab, "document.querySelector('.asked h3')?.innerText.includes('What drives words')")
     assert state_of(tab)["unit"].startswith("feature words ")
+    # writers above the dictionary's layer are its features, or with the other choice what wrote those
+    opened(tab, address, prompt=PROMPT, view="drivers", unit="neuron 3 0")
+    until(tab, "document.querySelector('.drivers')?.innerText.includes('L2F')")
+    chosen(tab, ".drivers-form label:last-of-type select", "heads and MLPs")
+    clicked(tab, ".drivers-form button")
+    until(tab, "document.querySelector('.drivers') && !document.querySelector('.drivers').innerText.includes('L2F')")
+    assert state_of(tab)["writers"] == "heads and MLPs"
     opened(tab, address, prompt=PROMPT, changes=[{"part": "head", "layer": 1, "head": 2, "factor": 0}])
     until(tab, FIRST)
     clicked(tab, ".changes button[aria-label='why? what drives L1H2']")
@@ -385,6 +392,7 @@ def test_a_link_holds_pasted_lines_and_says_where_they_are_too_long(tab, address
         ({"view": "drivers", "unit": "head 0 0", "pos": "x"}, ".asked", "no position x"),
         ({"view": "drivers", "unit": "head 0 0", "pos": "99"}, ".asked", "99"),
         ({"view": "drivers", "unit": "neuron 0 99999"}, ".asked", "neurons"),
+        ({"view": "drivers", "unit": "head 0 0", "writers": "poets"}, ".asked", "no kind of writers “poets”"),
         ({"view": "drivers", "unit": "feature none 3"}, ".asked", "no dictionary “none”"),
         ({"view": "features", "dictionary": "none"}, ".asked", "no dictionary “none”"),
         ({"view": "story", "depth": "bottomless"}, ".asked", "no depth “bottomless”"),

@@ -6,6 +6,7 @@ import { percent, signed } from "../kit/numbers.js";
 import { nameField, notHere } from "./names.js";
 import { changeName, noName, noNumber } from "./state.js";
 
+const WHOLE = "heads and MLPs";
 const NUMBERS = { head: ["layer", "head"], neuron: ["layer", "unit"], feature: ["dictionary", "unit"] };
 
 /** A unit as the address has it, and back: `head 2 3`, `neuron 3 17`, `feature words 12`. */
@@ -45,12 +46,15 @@ export function driversControls({ model, dictionaries, now, again }) {
     }
     fields(part.value);
     const at = position("pos", "the position", "last");
+    const writers = h("select", {}, h("option", { value: "" }, "features"), h("option", { value: WHOLE }, "heads and MLPs"));
+    writers.value = now().writers === WHOLE ? WHOLE : "";
     const form = h(
       "form",
-      { class: "new-change", on: { submit: (event) => { event.preventDefault(); again({ ...read(), pos: at.value }); } } },
+      { class: "new-change", on: { submit: (event) => { event.preventDefault(); again({ ...read(), pos: at.value, writers: writers.value }); } } },
       part,
       own,
       h("label", { class: "chooser" }, h("span", {}, "at"), at),
+      dictionaries.count ? h("label", { class: "chooser" }, h("span", {}, "writers are"), writers) : null,
       h("button", { type: "submit" }, "trace"),
     );
     put(room, form);
@@ -60,8 +64,8 @@ export function driversControls({ model, dictionaries, now, again }) {
 }
 
 /** What is wrong with the unit that a link names, in words. */
-export function noUnit({ model, dictionaries }, { unit, pos, key }) {
-  const whole = noNumber("position", pos, 1e9) || noNumber("position", key, 1e9);
+export function noUnit({ model, dictionaries }, { unit, pos, key, writers }) {
+  const whole = noName("kind of writers", writers, [WHOLE]) || noNumber("position", pos, 1e9) || noNumber("position", key, 1e9);
   if (unit === "") return whole || "Choose a head, a neuron or a feature.";
   const part = unitOf(unit);
   if (!part) return `There is no unit “${unit.slice(0, 60)}” here: choose another.`;
@@ -70,10 +74,10 @@ export function noUnit({ model, dictionaries }, { unit, pos, key }) {
 }
 
 /** The form of the question. */
-export const driversForm = ({ prompt, unit, pos, key }) => {
+export const driversForm = ({ prompt, unit, pos, key, writers }) => {
   const part = unitOf(unit);
   const places = part.part === "head" && key !== "" ? { looked_at: Number(key) } : {};
-  return { prompt, ...part, ...places, ...(pos === "" ? {} : { pos: Number(pos) }) };
+  return { prompt, ...part, ...places, ...(pos === "" ? {} : { pos: Number(pos) }), ...(writers === WHOLE ? { features: false } : {}) };
 };
 
 export function driversView(doc, { unit, onPlace }) {

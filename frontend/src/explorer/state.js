@@ -3,7 +3,7 @@
 export const START = {
   prompt: "", target: "", foil: "", corrupt: "", changes: [], view: "", layer: "", head: "", dictionary: "",
   depth: "", methods: "", units: "", nodes: "", task: "", count: "", seed: "", lines: "", unlinked: "",
-  sort: "", search: "", slices: [], unit: "", pos: "", key: "",
+  sort: "", search: "", slices: [], unit: "", pos: "", key: "", writers: "",
 };
 const TEXTS = Object.keys(START).filter((name) => START[name] === "");
 

@@ -20,6 +20,7 @@ import typer
 from caseback.cli.dictionaries.group import dictionary
 from caseback.cli.explaining.attribute import attribute
 from caseback.cli.explaining.dla import dla
+from caseback.cli.explaining.drivers import drivers
 from caseback.cli.explaining.explain import explain
 from caseback.cli.explaining.influence import influence
 from caseback.cli.explaining.mcp import mcp
@@ -66,7 +67,7 @@ from caseback.version import __version__
 
 # the commands, by the job that one comes with: how `caseback --help` lists them
 BY_JOB = {
-    "Why did it say that?": (explain, attribute, influence, dla, graph, serve, mcp),
+    "Why did it say that?": (explain, attribute, influence, dla, drivers, graph, serve, mcp),
     "What is inside the model?": (
         *(atlas, behavior, facts, recall, requests, function, routing),
         *(learner, world, truth, emergence, universality, weights, activating),

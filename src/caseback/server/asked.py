@@ -179,7 +179,8 @@ ADDRESS = ("layer", "head", "unit", "dictionary")
 class Drivers(Form):
     """What drives a head's look, a neuron or a feature at one position; ``part`` says what names it, as in ``Change``.
 
-    ``looked_at`` is a head's key, by default what it looks at most.
+    ``looked_at`` is a head's key, by default what it looks at most. Without ``features`` writers are heads and MLPs, and
+    features of the dictionary whose feature is asked about.
     """
 
     prompt: Text
@@ -190,10 +191,11 @@ class Drivers(Form):
     dictionary: Name | None = None
     pos: Whole | None = None
     looked_at: Whole | None = None
+    features: bool = True
     top: Annotated[int, Field(ge=1, le=500)] = 40
 
     def unit_named(self, model: Model, shelf: Shelf) -> tuple[str, list[Dictionary]]:
-        """The unit as techniques call it, and the shelf's dictionaries, its own first.
+        """The unit as techniques call it, and the dictionaries whose features are writers, its own first.
 
         Raises
         ------
@@ -203,7 +205,7 @@ class Drivers(Form):
         needs = [name for name in PARTS[self.part] if name != "factor"]
         if {name for name in ADDRESS if getattr(self, name) is not None} != set(needs):
             raise CasebackError(f"a {self.part} is named by {' and '.join(needs)} and nothing else")
-        every = list(shelf.dictionaries.values())
+        every = list(shelf.dictionaries.values()) if self.features else []
         if self.dictionary is None:
             letter, number = ("H", self.head) if self.part == "head" else ("N", self.unit)
             return f"L{self.layer}{letter}{number}", every

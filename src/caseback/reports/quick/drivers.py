@@ -69,7 +69,8 @@ def unit_drivers(
         and ``pattern``, else None; ``value``, the activation (of a neuron what its activation function takes, of a head
         the score); ``rows``, the largest first, each with ``writers`` (one, or of a head those at query and key; of
         biases ``name`` and ``pos`` are None), ``through``, the head that brought it, or ``""``, and ``weight``;
-        ``rest``, the sum of all that are not listed; ``gap``, by how much all miss the value.
+        ``rest``, the sum of all that are not listed; ``gap``, by how much all miss the value;
+        and ``provenance``.
 
     Raises
     ------
@@ -112,6 +113,7 @@ def unit_drivers(
         rows=rows,
         rest=float(rest),
         gap=float(attrs["gap"]),
+        provenance={**model.provenance(), **{name: str(attrs[name]) for name in ("technique", "entry", "citation")}},
     )
 
 
@@ -156,6 +158,6 @@ UNIT_DRIVERS = DocumentKind(
     1,
     "a document of a unit's drivers",
     "unit_drivers",
-    sections=("unit", "of", "pos", "tokens", "value", "rows", "rest", "gap"),
+    sections=("unit", "of", "pos", "tokens", "value", "rows", "rest", "gap", "provenance"),
     lengths=_lengths,
 )

@@ -46,6 +46,7 @@ PAGES = {
     "caseback.stories": "mechanisms.stories",
     "caseback.training": "training",
     "caseback.truth": "mechanisms.truth",
+    "caseback.unit_drivers": "inputs.drivers",
     "caseback.units": "unit",
     "caseback.universality": "mechanisms.universality",
     "caseback.weights": "weights",
