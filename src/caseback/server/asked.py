@@ -179,8 +179,8 @@ ADDRESS = ("layer", "head", "unit", "dictionary")
 class Drivers(Form):
     """What drives a head's look, a neuron or a feature at one position; ``part`` says what names it, as in ``Change``.
 
-    ``looked_at`` is a head's key, by default what it looks at most. Without ``features`` writers are heads and MLPs, and
-    features of the dictionary whose feature is asked about.
+    ``looked_at`` is a head's key, by default what it looks at most. Without ``features`` writers are heads, MLPs and
+    features of the dictionary that a feature asked about is of.
     """
 
     prompt: Text
