@@ -5,9 +5,11 @@ Expected values are plain Python.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -148,6 +150,16 @@ def test_a_constructor_stands_behind_the_door():
     assert Point(np.int64(3)) == Point(3)
     with pytest.raises(ArgumentError, match=r"Point\(x=1.5\): expected a whole number"):
         Point(1.5)
+
+
+def test_a_name_in_place_of_a_path_is_told_apart_from_a_text():
+    @checked
+    def read(corpus: Path | Iterable[Any], folder: str | os.PathLike[str] = ""):
+        return corpus, folder
+
+    assert read(Path("texts"), "here") == (Path("texts"), "here")
+    with pytest.raises(ArgumentError, match=r"expected a pathlib.Path or"):
+        read("texts.txt")
 
 
 @pytest.mark.parametrize("rate", [1e39, -1e300])

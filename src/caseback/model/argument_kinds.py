@@ -251,7 +251,7 @@ def _text(value: Any) -> str:
 
 def _path(value: Any) -> Any:
     if not isinstance(value, os.PathLike) or not isinstance(text := os.fspath(value), str) or "\0" in text:
-        raise Refused("a path")
+        raise Refused("a pathlib.Path" if isinstance(value, str) else "a path")
     return value
 
 
