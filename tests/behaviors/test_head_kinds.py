@@ -230,12 +230,11 @@ def test_a_head_that_writes_attributes_has_its_relation(monkeypatch):
 
     def written(_, subjects, given):
         assert subjects == [subject for subject, _ in pairs] and given == targets
-        out = torch.zeros(model.n_layers, model.n_heads, len(subjects), len(targets))
-        for i, (_, target) in enumerate(pairs):
-            out[2, 3, i, targets.index(target)] = 1
-        return out
+        most = np.zeros((model.n_layers * model.n_heads, len(subjects)), dtype=int)
+        most[2 * model.n_heads + 3] = [targets.index(target) for _, target in pairs]
+        return most
 
-    monkeypatch.setattr(relations, "written_words", written)
+    monkeypatch.setattr(relations, "most_written", written)
     look = KINDS["relation capital"].look(evidence)
     assert np.array(evidence.names("head"))[labels(look, 0.3)].tolist() == ["L2H3"]
     assert look.control.max() < 0.3

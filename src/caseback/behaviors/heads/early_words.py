@@ -9,10 +9,11 @@ weights; a row's scale is free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.jobs.budget import limit
@@ -30,8 +31,12 @@ def early_words(model: Model, ids: Sequence[int]) -> Float[Tensor, "token d_mode
     return torch.cat(parts)
 
 
-def written_words(model: Model, ids: Sequence[int], targets: Sequence[int]) -> Float[Tensor, "layer head token target"]:
-    """What every head writes to the logits of some tokens when it looks at others, up to a scale for each of these.
+def written_words(
+    model: Model, ids: Sequence[int], targets: Sequence[int]
+) -> Iterator[Float[Tensor, "head token target"]]:
+    """What heads write to the logits of some tokens when they look at others, up to a scale for each of these.
+
+    A layer's heads at a time: of all layers together it is gigabytes.
 
     Parameters
     ----------
@@ -45,10 +50,13 @@ def written_words(model: Model, ids: Sequence[int], targets: Sequence[int]) -> F
     folded = model.weights.folded()
     words, out = early_words(model, ids), folded.W_U[:, list(targets)]
     embedded = folded.W_E[list(ids)]
-    scores = []
     for layer in range(model.n_layers):
         norm, seen = folded.attn_norm[layer], words if layer else embedded
         read = seen if norm is None else norm(seen)
         ov = folded.OV.per_head[layer]
-        scores.append((read @ at_least_float32(ov.left)) @ (at_least_float32(ov.right) @ out))
-    return torch.stack(scores)
+        yield (read @ at_least_float32(ov.left)) @ (at_least_float32(ov.right) @ out)
+
+
+def most_written(model: Model, ids: Sequence[int], targets: Sequence[int]) -> Int[np.ndarray, "head token"]:
+    """Which of the targets each head of the model raises most when it looks at a token."""
+    return torch.cat([of_layer.argmax(-1) for of_layer in written_words(model, ids, targets)]).cpu().numpy()

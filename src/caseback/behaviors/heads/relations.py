@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from caseback.behaviors.evidence import Evidence
-from caseback.behaviors.heads.early_words import written_words
+from caseback.behaviors.heads.early_words import most_written
 from caseback.behaviors.heads.vocabulary import single_token
 from caseback.behaviors.kinds import Look, kind, look_at
 from caseback.errors import SiteAbsent
@@ -48,8 +48,7 @@ def _look(relation: Relation) -> Callable[[Evidence], Look]:
     def look(evidence: Evidence) -> Look:
         pairs = token_pairs(evidence, relation)
         targets = list(dict.fromkeys(target for _, target in pairs))
-        written = written_words(evidence.model, [subject for subject, _ in pairs], targets)
-        best = written.argmax(-1).flatten(0, 1).cpu().numpy()
+        best = most_written(evidence.model, [subject for subject, _ in pairs], targets)
         own = np.array([targets.index(target) for _, target in pairs])
         # the next subject with another attribute
         other = np.array([next(x for x in np.roll(own, -i) if x != own[i]) for i in range(len(own))])

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.behaviors.evidence import Evidence
-from caseback.behaviors.heads.early_words import written_words
+from caseback.behaviors.heads.early_words import most_written, written_words
 from caseback.behaviors.kinds import Look, halves, kind, look_at
 from caseback.errors import SiteAbsent, TokensError
 from caseback.tasks.facts import SERIES
@@ -45,13 +45,10 @@ def _sampled(evidence: Evidence) -> tuple[list[int], list[int]]:
     return ids[:WORDS], ids
 
 
-def percentiles(
-    written: Float[Tensor, "layer head token target"], own: Sequence[int]
-) -> Float[np.ndarray, "head token"]:
-    """The share of targets that each token's own target exceeds."""
+def exceeded(written: Float[Tensor, "head token target"], own: Sequence[int]) -> Int[Tensor, "head token"]:
+    """How many targets each token's own target exceeds."""
     at = torch.as_tensor(list(own), device=written.device)
-    value = written.gather(-1, at.expand(written.shape[:-1])[..., None])
-    return (written < value).double().mean(-1).flatten(0, 1).cpu().numpy()
+    return (written < written.gather(-1, at.expand(written.shape[:-1])[..., None])).sum(-1)
 
 
 def _own_and_other(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +56,13 @@ def _own_and_other(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     key = ("weights", "own token")
     if key not in evidence.computed:
         words, sample = _sampled(evidence)
-        written = written_words(evidence.model, words, sample)
         own = list(range(len(words)))
-        evidence.computed[key] = (percentiles(written, own), percentiles(written, own[-1:] + own[:-1]))
+        counts = [
+            [exceeded(written, each) for each in (own, own[-1:] + own[:-1])]
+            for written in written_words(evidence.model, words, sample)
+        ]
+        own_share, other_share = (torch.cat(of).cpu().numpy() / len(sample) for of in zip(*counts, strict=True))
+        evidence.computed[key] = (own_share, other_share)
     return evidence.computed[key]
 
 
@@ -161,7 +162,7 @@ def successor(evidence: Evidence) -> Look:
     hits: list[np.ndarray] = []
     before: list[np.ndarray] = []
     for run in single_members(evidence):
-        best = written_words(evidence.model, run, run).argmax(-1).flatten(0, 1).cpu().numpy()
+        best = most_written(evidence.model, run, run)
         inner = np.arange(1, len(run) - 1)
         hits.append(best[:, inner] == inner + 1)
         before.append(best[:, inner] == inner - 1)
