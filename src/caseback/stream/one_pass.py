@@ -75,6 +75,7 @@ def pass_over(
                 table.add(states[name], seen)
         if also is not None:
             also(seen)
+        del run, seen  # else a batch's activations stay until those of the next are all there
     return empty if narrow else {name: _as(empty[name], state) for name, state in states.items()}
 
 
