@@ -15,6 +15,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import AnatomyError, LoadError
+from caseback.model.loading.model_files import locate
 
 
 @pytest.fixture
@@ -54,6 +55,18 @@ def test_a_missing_folder(tmp_path):
         f"there is no model folder {str(tmp_path / 'nowhere')!r}: expected a folder with config.json and model.safetensors"
     )
     assert "there is no model folder './nowhere'" in refused("./nowhere")
+
+
+@pytest.mark.parametrize("name", ["meadow_2", "medow", "Meadows", "meadow-1", "inductions", "groking"])
+def test_a_misspelt_bundled_name_is_refused_before_the_hub_is_asked(monkeypatch, name):
+    monkeypatch.setattr("transformers.utils.hub.cached_files", lambda *args, **how: pytest.fail("the hub was asked"))
+    text = refused(name)
+    assert f"no bundled model {name!r}. Did you mean " in text and "meadow_1, spread, a folder, or a hub id" in text
+
+
+@pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "openai-gpt", "ctrl", "gpt2-medium", "someone/meadow_2"])
+def test_a_hub_id_is_taken_as_one(name):
+    assert locate(name, None) == (name, name)
 
 
 def test_a_folder_without_a_model(tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 import caseback as cb
 import shelf
-from caseback.errors import OutOfRange, TargetError
+from caseback.errors import ArgumentError, OutOfRange, TargetError
 from exact import exact
 
 ROWS = shelf.ids((7, 4))
@@ -95,6 +95,21 @@ def test_any_function_of_the_logits(run):
         cb.function(lambda x: x)(run)
     with pytest.raises(TargetError, match="returned float, expected one number per row"):
         cb.function(lambda x: 1.0)(run)
+
+
+@pytest.mark.parametrize(
+    "of_no_position",
+    [
+        lambda run: cb.logit(3, pos=None),
+        lambda run: cb.logit_diff(3, 4, pos=None),
+        lambda run: cb.log_prob(3, pos=None),
+        lambda run: cb.prob_diff([3], [4], pos=None),
+        lambda run: cb.kl(run, pos=None),
+    ],
+)
+def test_a_metric_of_one_position_is_refused_without_one_before_anything_runs(run, of_no_position):
+    with pytest.raises(ArgumentError, match=r"\(pos=None\): expected a position.*cb.loss\(\), or by"):
+        of_no_position(run)
 
 
 def test_half_precision_probabilities_are_in_float32():

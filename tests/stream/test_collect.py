@@ -121,11 +121,16 @@ def test_a_damaged_shard_is_done_again(how, calm, tmp_path):
 @pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
 def test_damaged_activations_are_never_read(how, tmp_path):
     gathered(tmp_path)
-    damaged(Job.open(tmp_path).beside(1, f"activations/{SITE}"), how)
-    with pytest.raises(LoadError, match="cannot be read|not complete"):
+    path = Job.open(tmp_path).beside(1, f"activations/{SITE}")
+    whole = path.read_bytes()
+    damaged(path, how)
+    with pytest.raises(LoadError, match="remove it, and the same call of collect makes it again|not complete"):
         store = open_store(tmp_path, SITE)
         for _ in store.blocks(100):
             pass
+    path.unlink()
+    gathered(tmp_path)
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated"])

@@ -50,6 +50,20 @@ def test_the_nearest_are_those_of_a_full_sort(store, measure, skip):
             )
 
 
+def test_small_distances_of_large_states_are_exact_however_many_are_asked_for(tmp_path):
+    model = cb.load("meadow")
+    model = model.edited([cb.Add("resid_post", torch.full((160,), 300.0), layer=1)])
+    store = collect(model, TEXTS, activations=["resid_post.1"], folder=tmp_path).store("resid_post.1")
+    x = store.at(torch.arange(store.n_tokens))
+    for n in (1, 60):  # torch's own choice is products from 26 rows on either side on
+        wanted = x[:n] + 1e-2 * torch.randn(n, 160, generator=torch.Generator().manual_seed(0))
+        exact = (wanted[:, None].double() - x[None].double()).norm(dim=-1)
+        found = nearest(store, wanted, top=1, measure="euclidean")
+        np.testing.assert_allclose(-found.values[:, 0], exact.min(1).values, rtol=1e-3)
+        by_place = exact.gather(1, torch.tensor(found.place.values))[:, 0]
+        np.testing.assert_allclose(by_place, exact.min(1).values, rtol=1e-3)
+
+
 def test_equal_ones_come_in_the_order_of_the_corpus(store):
     places = nearest(store, store.at([4])[0], top=9).place.values[0].tolist()
     same = [place for place in places if torch.allclose(store.at([place]), store.at([4]))]

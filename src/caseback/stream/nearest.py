@@ -112,7 +112,8 @@ def nearest(
 
 def _scores(x: Tensor, wanted: Tensor, measure: str) -> Tensor:
     if measure == "euclidean":
-        return -torch.cdist(wanted, x)
+        # by differences: by products, of vectors this large, what is nearest would be lost in |x|^2 + |v|^2 - 2 <x, v>
+        return -torch.cdist(wanted, x, compute_mode="donot_use_mm_for_euclid_dist")
     scores = wanted @ x.T
     if measure == "dot":
         return scores

@@ -121,7 +121,10 @@ class Store:
         """
         if shard in self._checked:
             return
-        _, metadata = read_tensors(self._path(shard))
+        try:
+            _, metadata = read_tensors(self._path(shard))
+        except LoadError as error:
+            raise LoadError(f"{error}; remove it, and the same call of collect makes it again") from None
         if metadata.get("result_of") != self.job.digest(shard):
             raise LoadError(f"{str(self._path(shard))!r} is of another job: collect again")
         self._checked.add(shard)

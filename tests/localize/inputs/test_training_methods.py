@@ -244,6 +244,15 @@ def test_representations_are_read_at_their_own_tokens(likeness, pool):
             assert mine[i, j] == pytest.approx(float(theirs), rel=1e-5)
 
 
+def test_small_distances_of_large_states_are_exact():
+    model = shelf.model("llama")
+    large = model.edited([cb.Add("resid_post", torch.full((model.d_model,), 300.0), layer=1)])
+    ids = [[5, 1, 2, n] for n in range(30)]
+    mine = representation_similarity(large, ids, ids, layer=1, pool="last", likeness="euclidean").values
+    x = large.run(ids, read=[("resid_post", 1)])["resid_post", 1][:, -1].double()
+    np.testing.assert_allclose(-mine, (x[:, None] - x[None]).norm(dim=-1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_change_no_score_and_rows_need_not_be_kept(method):
     model = shelf.model("gpt2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from caseback.errors import LoadError
 from caseback.jobs.json_text import parse_json
 
+_NEARLY = 0.75
+"""How like a bundled model's name a name must be to be taken for it misspelt."""
+
 
 def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tuple[str, str]:
     """Where to load a model from, and its name.
@@ -19,12 +23,12 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
     Raises
     ------
     LoadError
-        For what looks like a folder and is none, or a folder without a model.
+        For what looks like a folder and is none, a folder without a model, or a bundled model's name misspelt.
     """
     text = str(model)
-    bundled = Path(str(files("caseback"))) / "organisms" / text
-    if text.isidentifier() and os.path.isfile(bundled / "config.json"):
-        return str(bundled), text
+    organisms = Path(str(files("caseback"))) / "organisms"
+    if text.isidentifier() and os.path.isfile(organisms / text / "config.json"):
+        return str(organisms / text), text
     folder = Path(os.path.expanduser(text))  # the functions of os.path take any text, a NUL too
     if os.path.isdir(folder):
         inside = folder / subfolder
@@ -44,7 +48,20 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
     )
     if looks_like_path:
         raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
+    _expect_no_mistyped(text, sorted(config.parent.name for config in organisms.glob("*/config.json")))
     return text, text
+
+
+def _expect_no_mistyped(text: str, bundled: list[str]) -> None:
+    """Refuse at once what is nearly a bundled name: asked of the hub, it would be no name there after long waiting.
+
+    An id of the hub has an owner before a slash, but for some of its oldest, which are like no name of ours.
+    """
+    if "/" not in text and (near := get_close_matches(text.lower(), bundled, n=3, cutoff=_NEARLY)):
+        raise LoadError(
+            f"there is no bundled model {text!r}. Did you mean {' or '.join(near)}? Expected one of "
+            f"{', '.join(bundled)}, a folder, or a hub id such as 'owner/name'"
+        )
 
 
 def _name_a_gguf(folder: Path) -> str:

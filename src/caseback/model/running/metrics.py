@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.errors import TargetError
+from caseback.errors import ArgumentError, TargetError
 from caseback.jobs.fingerprint import code_of
 from caseback.jobs.sent_calls import sent_as_a_call
 from caseback.model.anatomy.classes import Classes
@@ -209,6 +209,16 @@ def target_ids(
     return torch.tensor(ids, device=tokens.ids.device)
 
 
+def _at_a_position(name: str, bind: Any, target: Any = None, foil: Any = None, *, pos: Any, **more: Any) -> Metric:
+    """A metric of one position per prompt: that there is none is refused here, rather than when a model was run."""
+    if pos is None:
+        raise ArgumentError(
+            f"{name}(pos=None): expected a position, or one per prompt; all positions are measured by cb.loss(), or by "
+            "cb.function(fn, pos=None) of a function from (prompt, pos, vocab) to one number a prompt"
+        )
+    return Metric(name, bind, target, foil, pos=pos, **more)
+
+
 @sent_as_a_call
 def logit(target: Target, *, pos: Position = -1) -> Metric:
     """The target's logit.
@@ -225,7 +235,7 @@ def logit(target: Target, *, pos: Position = -1) -> Metric:
         ids = target_ids(target, tokens, tokenizer, d_vocab)
         return Bound(tokens.column(pos), ids[:, None], lambda x, rows: at_least_float32(x)[:, 0])
 
-    return Metric("logit", bind, target, pos=pos)
+    return _at_a_position("logit", bind, target, pos=pos)
 
 
 @sent_as_a_call
@@ -248,7 +258,7 @@ def logit_diff(target: Target, foil: Target, *, pos: Position = -1) -> Metric:
             lambda x, rows: at_least_float32(x)[:, 0] - at_least_float32(x)[:, 1],
         )
 
-    return Metric("logit_diff", bind, target, foil, pos=pos)
+    return _at_a_position("logit_diff", bind, target, foil, pos=pos)
 
 
 def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor], Tensor]) -> Metric:
@@ -260,7 +270,7 @@ def _of_all_vocab(name: str, target: Target, pos: Position, fn: Callable[[Tensor
 
         return Bound(tokens.column(pos), None, value)
 
-    return Metric(name, bind, target, pos=pos)
+    return _at_a_position(name, bind, target, pos=pos)
 
 
 @sent_as_a_call
@@ -318,7 +328,7 @@ def prob_diff(target: Several, foil: Several, *, pos: Position = -1) -> Metric:
 
         return Bound(tokens.column(pos), None, value)
 
-    return Metric("prob_diff", bind, target, foil, pos=pos)
+    return _at_a_position("prob_diff", bind, target, foil, pos=pos)
 
 
 def _sets(given: Several, tokens: Tokens, tokenizer: Any, d_vocab: int, what: str) -> Int[Tensor, "batch k"]:
@@ -366,7 +376,7 @@ def kl(reference: Run | Float[Tensor, "batch pos vocab"], *, pos: Position = -1)
         return Bound(tokens.column(pos), None, value)
 
     compared_with = reference if isinstance(reference, Tensor) else reference.logits
-    return Metric("kl", bind, pos=pos, compared_with=compared_with)
+    return _at_a_position("kl", bind, pos=pos, compared_with=compared_with)
 
 
 @sent_as_a_call

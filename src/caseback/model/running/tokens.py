@@ -404,7 +404,8 @@ def one_token(tokenizer: Any, word: str | int, d_vocab: int, what: str = "target
         if isinstance(exact, int) and exact != tokenizer.unk_token_id and exact < d_vocab:
             return exact
     pieces = " + ".join(repr(piece(tokenizer, t)) for t in ids) or "nothing"
-    hint = "" if word.startswith(" ") else f"; did you mean {' ' + word!r}, with its leading space?"
+    is_one = not word.startswith(" ") and len(_after_a_word(tokenizer, f" {word}")) == 1
+    hint = f"; did you mean {' ' + word!r}, with its leading space?" if is_one else ""
     raise TargetError(f"{what} {word!r} is {len(ids)} tokens, not one ({pieces}): choose a single token{hint}")
 
 

@@ -178,7 +178,8 @@ def _pooled(model: Model, tokens: Tokens, layer: int, pool: str) -> Float[Tensor
 
 def _likeness(q: Tensor, z: Tensor, likeness: str) -> Float[Tensor, "query example"]:
     if likeness == "euclidean":
-        return -torch.cdist(q, z)
+        # by differences: by products, of states this large, what is nearest would be lost in |q|^2 + |z|^2 - 2 <q, z>
+        return -torch.cdist(q, z, compute_mode="donot_use_mm_for_euclid_dist")
     if likeness == "cosine":
         q, z = (torch.nn.functional.normalize(x, dim=1) for x in (q, z))
     return q @ z.T
