@@ -1,6 +1,6 @@
 """Does one head say a verb's number in several languages? English beside French and Spanish, in one model.
 
-    python benchmarks/two_languages.py MODEL [--count 16] [--write FOLDER]
+    python benchmarks/two_languages.py MODEL [--languages english french] [--count 16] [--write FOLDER]
 
 Nouns of one token or more with their article, before two forms of a verb. French and Spanish are written below; English
 is the package's own task. ``--write`` leaves the pairs as files for ``caseback behavior --pairs FILE --pairs FILE``.
@@ -57,6 +57,7 @@ def main() -> None:
     """Print margins, heads, what they share and what their vectors do elsewhere."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
+    parser.add_argument("--languages", nargs="+", default=["english", "french", "spanish"])
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--write", type=Path)
     asked = parser.parse_args()
@@ -64,6 +65,7 @@ def main() -> None:
     english = cb.tasks.agreement(structure="simple").prompts(model, 4 * asked.count).pairs
     sets = {"english": [replace(pair, group=pair.group.split()[1]) for pair in english]}
     sets |= {"french": pairs_of("french", FRENCH), "spanish": pairs_of("spanish", SPANISH)}
+    sets = {name: sets[name] for name in asked.languages}
     for name, pairs in sets.items() if asked.write else ():
         rows = [
             {"clean_prefix": pair.clean.text, "patch_prefix": pair.corrupt.text, "case": pair.group}
