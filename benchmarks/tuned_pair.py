@@ -83,7 +83,7 @@ def main() -> None:
     metric = cb.logit_diff(new, true)
     for name, one in (("base", model), ("tuned", tuned)):
         values = metric(one.run(tokens))
-        print(f"{name}: new less true {values.mean():+.2f}, new is first in {(values > 0).double().mean():.0%}")
+        print(f"{name}: new less true {values.mean():+.2f}, new above true in {(values > 0).double().mean():.0%}")
     for words, onto, source in (("tuned into base", model, tuned), ("base into tuned", tuned, model)):
         print(f"\n{words}: mean recovery\n| layer | " + " | ".join(f"{s}, {p}" for s in
               ("resid_post", "mlp_out", "attn_out") for p in PLACES) + " |")  # fmt: skip
