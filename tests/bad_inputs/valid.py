@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +200,8 @@ class Valid:
         }
         of_words = {"pairs": [(str(i), str(i + 1)) for i in range(20)], "prompts": 4, "shots": 2}
         of_words |= {"shot": "{input}: {output}\n", "without": "shuffled", "by": "prob"}
+        agreeing = cb.tasks.agreement(structure="simple").prompts(model, 16).pairs
+        numbered = [replace(pair, group=pair.group.split()[1]) for pair in agreeing]
         # where a name means something else
         self.by_door: dict[str, dict[str, Any]] = {
             "Circuit.": {"self": circuit, "other": circuit, "count": 2},
@@ -394,6 +397,7 @@ class Valid:
             "choices.says": {"answers": [5]},
             "relation_of": {"name": "capital"},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
+            "pair_sets.pair_sets": {"sets": {"nouns": numbered}, "prompts": 4, "draws": 2},
             "function_words": {"name": "capital"},
             **dict.fromkeys(("function_vectors.function_vector", "function_vectors.task_vector"), of_words),
             "argument_function": {**of_words, "draws": 1},

@@ -48,9 +48,33 @@ def test_a_function_vector_is_saved_as_an_edit(capsys, tmp_path):
     file = tmp_path / "vector.safetensors"
     ask = ("behavior", "function-vector", "--task", "capital", "--other", "language", "--count", "8")
     status, out, _ = run(capsys, *ask, "--save", str(file))
-    assert status == 0 and "function vector, zero-shot" in out and "carries the function" in out
+    assert status == 0 and "function vector, zero-shot" in out and "carries it over" in out
     (edit,) = cb.load_edits(file)
     assert edit.site == "resid_post"
+
+
+def test_sets_of_pairs_are_compared(capsys, tmp_path):
+    files = []
+    for structure in ("simple", "noun_phrase"):
+        drawn = cb.tasks.agreement(structure=structure).prompts(cb.load("meadow"), 40).pairs
+        rows = [
+            {"clean_prefix": pair.clean.text, "patch_prefix": pair.corrupt.text, "case": pair.group.split()[1]}
+            | {"clean_answer": pair.target[0], "patch_answer": pair.foil[0]}
+            for pair in drawn
+        ]
+        files.append(tmp_path / f"{structure}.json")
+        files[-1].write_text("\n".join(map(json.dumps, rows)))
+    page = tmp_path / "page.html"
+    both = ("--pairs", str(files[0]), "--pairs", str(files[1]), "--count", "8", "--html", str(page))
+    status, out, _ = run(capsys, "behavior", *both)
+    assert status == 0 and "heads of simple, noun_phrase" in out and "in the counterfactuals" in out
+    assert "heads of noun_phrase, simple" in page.read_text()
+    for line, words in (
+        (["ioi", "--pairs", str(files[0])], "leave out 'ioi'"),
+        (["--pairs", str(files[0]), "--pairs", str(files[0])], "two files have one name"),
+    ):
+        status, _, err = run(capsys, "behavior", *line)
+        assert status == 2 and words in err
 
 
 def test_the_command_that_moved_answers_with_the_new_one(capsys):

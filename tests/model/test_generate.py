@@ -11,6 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 import caseback as cb
 import shelf
 from caseback.errors import EditError, OutOfRange, SiteAbsent, TokensError
+from caseback.model.running.generate import SharedPrompts
 from exact import exact
 
 ROWS = shelf.ids((9, 6))
@@ -289,3 +290,29 @@ def test_stop_strings_end_a_text():
         shelf.model("gpt2").generate([[1, 2]], stop_strings=["a"])
     with pytest.raises(TokensError, match=r"stop_strings=\[\]: expected text"):
         model.generate("the cat", stop_strings=[])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "bloom", "gemma2", "mixtral"])
+def test_continuations_of_a_prompt_share_its_pass(name, monkeypatch):
+    """Samples and beams are those of passes that repeat every prompt, as they are without a cache; so is what is read."""
+    model = shelf.model(name)
+    rows = []
+    with exact():
+        tokens = model.tokens(ROWS)
+        edits = [*edits_for(model, tokens), cb.Apply("mlp_out", lambda x: (rows.append(len(x)), x)[1], layer=0)]
+        for options in (
+            {"num_return_sequences": 4, "do_sample": True, "seed": 4, "temperature": 2.0},
+            {"num_beams": 4},
+        ):
+            rows.clear()
+            cached = model.generate(tokens, edits=edits, max_new_tokens=NEW, **options)
+            # 15 tokens of prompts once, then 8 rows of one token
+            assert rows == [15] + [8] * (NEW - 1), options
+            uncached = model.generate(tokens, edits=edits, max_new_tokens=NEW, use_cache=False, **options)
+            assert torch.equal(cached.ids, uncached.ids), options
+        reads = {"read": ["resid_post", "pattern", "k"], "num_return_sequences": 3, "do_sample": True, "seed": 1}
+        one = model.generate(tokens, edits=edits[:-1], max_new_tokens=4, **reads)[1]
+        monkeypatch.setattr(SharedPrompts, "narrow", lambda *_: None)
+        other = model.generate(tokens, edits=edits[:-1], max_new_tokens=4, **reads)[1]
+        for site in one.sites:
+            torch.testing.assert_close(one[site], other[site], rtol=1e-9, atol=1e-9)

@@ -35,6 +35,7 @@ from caseback.behaviors.mechanisms.role import Role as Role
 from caseback.behaviors.mechanisms.routing import neuron_routing as neuron_routing
 from caseback.behaviors.mechanisms.transfer import function_behavior as function_behavior
 from caseback.behaviors.mechanisms.world_model import world_model as world_model
+from caseback.behaviors.pair_sets import pair_sets as pair_sets
 from caseback.behaviors.saved_atlas import load_atlas as load_atlas
 from caseback.behaviors.saved_atlas import save_atlas as save_atlas
 from caseback.behaviors.seeds.families import universal_families as universal_families

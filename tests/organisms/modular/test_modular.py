@@ -1,15 +1,25 @@
 """The grokking run: its short cut is the model, its measures are what they say, an interrupted run goes on."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import caseback as cb
 from caseback.errors import CasebackError
+from caseback.jobs.budget import override
 from caseback.organisms import path
+from caseback.organisms.compiled.modular_addition import modular_addition
 from caseback.organisms.modular import fourier
 from caseback.organisms.modular.addition import all_pairs, answers, last_logits, new_model, split, tokenizer
+from caseback.organisms.modular.algorithm import (
+    active_neurons,
+    distance_irrelevance,
+    formula_share,
+    gradient_symmetry,
+    single_frequency,
+)
 from caseback.organisms.modular.card import card
 from caseback.organisms.modular.progress import phases, progress
 from caseback.organisms.modular.train import train
@@ -105,6 +115,10 @@ def test_5_4_17_the_bundled_run_memorises_then_forms_its_circuit_then_cleans_up(
     last = told.isel(step=-1)
     assert last.test_accuracy == 1 and last.restricted_loss < 0.01 and last.excluded_loss > math.log(53)
     assert last.gini > 2 * float(at.gini)
+    # what has grokked is a clock: neurons of one frequency each, and fewer do than of what was known by heart
+    assert last.gradient_symmetry < 0.5 < 0.8 < last.distance_irrelevance
+    assert last.formula_share > 0.6 > 0.2 > at.formula_share and last.single_neurons > 0.8 > 0.1 > at.single_neurons
+    assert last.active_at_random < 400 < at.active_at_random and last.efficiency > 2 * at.efficiency
     # the card says what is measured
     row = f"| {int(last.step):,} |"
     assert row in (path("grokking") / "README.md").read_text(encoding="utf-8") and row in card(told)
@@ -118,6 +132,66 @@ def test_the_bundled_model_adds_and_its_frequencies_are_read_from_its_weights():
     keys = fourier.key_frequencies(logits, 53)
     spectrum = torch.fft.rfft(model.weights.W_E[:53].double(), dim=0).abs().square().sum(-1)[1:]
     assert set(keys) <= set((spectrum.topk(6).indices + 1).tolist())
+
+
+@pytest.mark.parametrize("algorithm", ["clock", "pizza"])
+def test_5_4_17_clock_and_pizza_are_told_apart(algorithm):
+    """Of the written models both measures are known: gradients at angle w (a - b), or the same; logits, too."""
+    organism = modular_addition(P, 3, algorithm=algorithm)
+    hf = organism.model.hf.double()
+    a, b = all_pairs(P)[:, 0], all_pairs(P)[:, 1]
+    ids = torch.stack([torch.zeros_like(a), a + 1, b + 1, torch.full_like(a, P + 1)], 1)
+    logits = hf(ids).logits[:, -1, 1 : P + 1]
+    right = logits.gather(1, answers(P)[:, None])[:, 0]
+    irrelevance = distance_irrelevance(right, P)
+    if algorithm == "pizza":
+        assert irrelevance == pytest.approx(0, abs=1e-5)
+        return
+    asked = torch.randint(1, P + 1, (len(a),), generator=torch.Generator().manual_seed(0))
+    keys = torch.tensor(organism.circuit.about["frequencies"])
+    turned = (2 * math.pi / P * keys[:, None] * (a - b)).double().cos()
+    assert gradient_symmetry(hf, ids, asked) == pytest.approx(float(turned.mean()), abs=1e-6) and irrelevance == 1
+    assert formula_share(logits, P) == pytest.approx(1)
+
+
+def test_5_4_17_what_reads_the_sum_of_two_embeddings_has_like_gradients():
+    class Sum(torch.nn.Module):
+        """Reads the embeddings' sum, or each by a sign of its own."""
+
+        def __init__(self, sign: float):
+            super().__init__()
+            self.embed, self.read, self.sign = torch.nn.Embedding(9, 5), torch.nn.Linear(5, 9), sign
+
+        def get_input_embeddings(self):
+            return self.embed
+
+        def forward(self, inputs_embeds):
+            x = inputs_embeds[:, -3] + self.sign * inputs_embeds[:, -2]
+            return SimpleNamespace(logits=self.read(x.square())[:, None])
+
+    ids = torch.tensor([[i % 9, (i + 1 + i // 9) % 9, 0] for i in range(20)])
+    for sign in (1.0, -1.0):
+        assert gradient_symmetry(Sum(sign), ids, ids[:, 0]) == pytest.approx(sign)
+
+
+def test_5_4_17_neurons_of_one_frequency_and_the_fewest_that_answer():
+    a, b = (all_pairs(P)[:, i].double() for i in (0, 1))
+    one = (2 * math.pi / P * 3 * a).cos() * (2 * math.pi / P * 3 * b).sin()
+    two = (2 * math.pi / P * (3 * a + 3 * b)).cos() + (2 * math.pi / P * 5 * a).cos()
+    shares = single_frequency(torch.stack([one, two, 4 + one], 1), P)
+    torch.testing.assert_close(shares, torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64))
+    # two neurons decide, and the others only add noise that is too small to matter
+    rng = torch.Generator().manual_seed(0)
+    neurons = torch.randn(50, 9, generator=rng)
+    writes = 1e-4 * torch.randn(9, 4, generator=rng)
+    writes[[2, 5]] = torch.tensor([[5.0, -5, 0, 0], [0, 0, 5, -5]])
+    rest = torch.zeros(50, 4)
+    order = torch.tensor([2, 5, 0, 1, 3, 4, 6, 7, 8])
+    alone = [(neurons[:, order[:k]] @ writes[order[:k]]).argmax(-1) for k in range(10)]
+    share = [(one == alone[-1]).double().mean() for one in alone]
+    with override(neuron_numbers=400):
+        assert active_neurons(rest, neurons, writes, order) == 2 == next(k for k, s in enumerate(share) if s >= 0.99)
+        assert active_neurons(rest, neurons, writes, order.flip(0)) == 9
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):

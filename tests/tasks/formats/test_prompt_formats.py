@@ -55,8 +55,13 @@ def test_agreement_names_the_subject_that_changes(write):
     (pair,) = formats.agreement_pairs(write("rc.json", [row]))
     assert (word(pair.clean, "subject"), word(pair.corrupt, "subject")) == ("chef", "chefs")
     assert (pair.target, pair.foil, pair.corrupt_target, pair.group) == ((" has",), (" have",), (" have",), row["case"])
-    with pytest.raises(LoadError, match="prefixes that differ in one word"):
-        formats.agreement_pairs(write("rc.json", [{**row, "patch_prefix": "The boy that the chefs"}]))
+    # an article that agrees with its noun changes with it
+    row |= {"clean_prefix": "Los perros de Ana", "patch_prefix": "El perro de Ana"}
+    (pair,) = formats.agreement_pairs(write("es.json", [row]))
+    assert (word(pair.clean, "subject"), word(pair.corrupt, "subject")) == ("Los perros", "El perro")
+    for odd in ("Los perro de Eva", "Los perros de Ana", "El perro"):
+        with pytest.raises(LoadError, match="prefixes that differ in one word, or in neighbors"):
+            formats.agreement_pairs(write("rc.json", [{**row, "patch_prefix": odd}]))
 
 
 WORDS = [("big", "small"), ("old", "new"), ("hot", "cold"), ("wet", "dry"), ("early", "late"), ("{x}", "{output}")]

@@ -100,12 +100,15 @@ class Transfer:
         For ``"log_prob"`` and ``"accuracy"``, each ``without`` the vector, ``with`` it, the ``band`` (the 95 % quantile
         of random vectors of its norm), the vector of the ``other`` task (None where none was given), and ``shown``,
         with all examples in the prompt.
+    words
+        What ``other`` and ``shown`` are where they are something else.
     """
 
     vector: str
     prompts: str
     layer: int
     by: Mapping[str, Mapping[str, float | None]]
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def carries(self) -> bool | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.behaviors.truth.batches import Marked, Reading, read_all
@@ -68,7 +68,9 @@ class Samples:
 
 
 @technique(
-    entry=("5.4.20",), citation="Chen C. et al. 2024; Kuhn et al. 2023", cost="k generations a prompt, and one forward"
+    entry=("5.4.20",),
+    citation="Chen C. et al. 2024; Kuhn et al. 2023",
+    cost="a pass over each prompt, k decodings, and a forward of each different answer",
 )
 def sample_answers(
     model: Model,
@@ -136,14 +138,17 @@ def sample_answers(
     # the paper counts the embedding among hidden states: of L + 1 the one at half
     middle = Site("resid_post", max(0, (model.n_layers + 1) // 2 - 1))
     state = Reading([middle], lambda run, some: at_least_float32(run[middle][some.row, some.last]))
-    read = read_all(model, given, {"state": state, "sure": confidence_reading(model)}, progress=progress)
-    sure = read["sure"].unflatten(0, (len(prompts), k))
+    distinct, number = _distinct(given)
+    readings = {"state": state, "sure": confidence_reading(model)}
+    read = read_all(model, given.rows(distinct), readings, progress=progress)
+    read = {name: x[number].unflatten(0, (len(prompts), k)) for name, x in read.items()}
+    sure = read["sure"]
     answered = _answer_texts(model, given)
     return Samples(
         [answered[i : i + k] for i in range(0, len(answered), k)],
         sure[..., NAMES.index("log_prob")],
         sure[..., NAMES.index("mean_log_prob")],
-        read["state"].unflatten(0, (len(prompts), k)),
+        read["state"],
     )
 
 
@@ -260,6 +265,14 @@ def _generated(
     whole = Tokens(ids.to(device), mask.to(device), [text for _, text in ordered])
     start = tokens.lengths.repeat_interleave(k)
     return Marked(whole, torch.zeros_like(whole.mask), start)
+
+
+def _distinct(given: Marked) -> tuple[Int[Tensor, " text"], Int[Tensor, " batch"]]:
+    """Texts that differ, or where their answer begins does, each by its first row; and of each row which one it is."""
+    ids = given.tokens.ids.masked_fill(~given.tokens.mask, -1)
+    number = torch.unique(torch.cat([ids, given.start[:, None]], 1), dim=0, return_inverse=True)[1]
+    first = torch.full_like(number[: int(number.max()) + 1], len(number))
+    return first.scatter_reduce_(0, number, given.row, "amin"), number
 
 
 def _answer_texts(model: Model, given: Marked) -> list[str]:

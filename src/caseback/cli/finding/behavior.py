@@ -33,6 +33,14 @@ def behavior(
         task=f"Of {FUNCTION}: antonym, capital … or a JSON file of pairs with input and output; of {MEMORIZED}: "
         "idioms, such a file, or text with a passage a line."
     ),
+    pairs: Annotated[
+        list[Path] | None,
+        Option(
+            help="Pairs of prompts in place of a behavior, as JSON lines (clean_prefix, patch_prefix, clean_answer, "
+            "patch_answer, case); given again, a set to compare with, such as another language.",
+            show_default=False,
+        ),
+    ] = None,
     other: Annotated[
         str | None, Option(help="Another such function, whose vectors stand beside.", show_default=False)
     ] = None,
@@ -52,10 +60,12 @@ def behavior(
         for option, value in (("--task", None if memorized else task), ("--other", other), ("--save", save.save)):
             if value is not None:
                 raise CasebackError(f"{option} is of {FUNCTION}: expected `caseback behavior {FUNCTION} --task NAME`")
+    if pairs and asked:
+        raise CasebackError(f"--pairs stand in place of a behavior: leave out {asked[0]!r}")
     if memorized:
         _memorized(task or "idioms", of, sample, output)
         return
-    if not asked:
+    if not asked and not pairs:
         _list(output)
         return
     with quiet():
@@ -63,7 +73,10 @@ def behavior(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.behavior import print_behavior
 
-        if function:
+        if pairs:
+            model, _ = model_and_words(of.model, **of.how)
+            reports = _pair_sets(model, pairs, sample, top.top)
+        elif function:
             model, _ = model_and_words(of.model, **of.how)
             reports = [_function(model, str(task), other, sample, top.top, shots, save.save)]
         else:
@@ -118,6 +131,17 @@ def _behaviors(asked: list[str], of: OfModel, sample: Sample, top: int) -> "tupl
         names = list(words)
     how = {"prompts": sample.count, "top": top, "seed": sample.seed, "progress": True}
     return model, [measured(model, name, task=words.get(name), **how) for name in names]
+
+
+def _pair_sets(model: "Model", files: list[Path], sample: Sample, top: int) -> "list[BehaviorReport]":
+    from caseback.behaviors import pair_sets
+    from caseback.tasks.formats import agreement_pairs
+
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        raise CasebackError(f"--pairs {', '.join(map(str, files))}: two files have one name, by which sets are called")
+    sets = {name: agreement_pairs(file) for name, file in zip(names, files, strict=True)}
+    return pair_sets(model, sets, prompts=sample.count, top=top, seed=sample.seed, progress=True)
 
 
 def _function(

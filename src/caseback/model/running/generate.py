@@ -2,7 +2,8 @@
 
 Each forward pass of ``transformers``' own ``generate`` brings a few new columns; before the pass the session learns
 which, so an edit of position 3 acts in the prompt's pass, and one of position 40 when token 40 comes. Keys and values
-are edited as they enter attention, at every step, since the cache holds them unedited.
+are edited as they enter attention, at every step, since the cache holds them unedited. Several continuations of one
+prompt share its pass.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+from transformers import DynamicCache, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from caseback.errors import SiteAbsent, TokensError
 from caseback.model.anatomy.anatomy import Anatomy
@@ -96,6 +98,61 @@ def _joined(site: Site, parts: list[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(x, (0, width - x.shape[-1]), value=nothing) for x in parts], 2)
 
 
+_OF_ROWS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+
+
+class SharedPrompts:
+    """Hooks around the model's own forward that make the first pass over each prompt once.
+
+        rows of the first pass = prompts,    of every later one = prompts x k,  prompt after prompt
+
+    transformers repeats each prompt for each of its continuations (samples, beams) before the first pass, in which
+    these rows are the same. What stands behind that pass, logits, cache and what was read, is repeated instead.
+    """
+
+    def __init__(self, prompts: int, session: Session):
+        self.prompts, self.session = prompts, session
+        self.first, self.per, self.cache = True, 1, None
+
+    def narrow(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        """One row of each prompt, in the first pass alone and where all that it is given can be divided like that."""
+        first, self.first = self.first, False
+        ids = kwargs.get("input_ids")
+        if not first or args or not isinstance(ids, Tensor) or len(ids) <= self.prompts:
+            return None
+        cache = next((kwargs[name] for name in CACHE_NAMES & kwargs.keys() if kwargs[name] is not None), None)
+        if not _repeatable(cache) or not all(_divides(name, value, len(ids)) for name, value in kwargs.items()):
+            return None
+        self.per, self.cache = len(ids) // self.prompts, cache
+        return args, {
+            name: value[:: self.per] if name in _OF_ROWS and value is not None else value
+            for name, value in kwargs.items()
+        }
+
+    def widen(self, _: nn.Module, args: tuple, output: Any) -> None:
+        """What stands behind the first pass, for every continuation."""
+        if self.cache is None:
+            return
+        repeated: Callable[[Tensor], Tensor] = lambda x: x.repeat_interleave(self.per, 0)  # noqa: E731
+        self.cache.batch_repeat_interleave(self.per)
+        output.logits = repeated(output.logits)
+        self.session.acts = {site: repeated(x) for site, x in self.session.acts.items()}
+        self.cache = None
+
+
+def _repeatable(cache: Any) -> bool:
+    """Whether a cache holds keys and values alone, none yet, and where they are repeated without a copy elsewhere."""
+    if type(cache) is not DynamicCache or getattr(cache, "offloading", False) or cache.get_seq_length():
+        return False
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+
+
+def _divides(name: str, value: Any, rows: int) -> bool:
+    if name in _OF_ROWS:
+        return value is None or isinstance(value, Tensor) and value.ndim == 2 and len(value) == rows
+    return not isinstance(value, dict) and not (isinstance(value, Tensor) and value.ndim > 1)
+
+
 @as_found
 def generate(
     anatomy: Anatomy,
@@ -150,9 +207,13 @@ def generate(
             torch.manual_seed(seed)
         stack.enter_context(undisturbed(anatomy, grad=False))
         hooks = stack.enter_context(hooked())
+        if (shared := SharedPrompts(len(tokens), session) if watch is None else None) is not None:
+            hooks.before(hf, shared.narrow)
         hooks.before(hf, before)
         if session.wants(LOGITS):
             hooks.after(hf, after)
+        if shared is not None:
+            hooks.after(hf, shared.widen)
         if watch is not None:
             watch(hooks)
         stack.enter_context(wired(session))

@@ -26,6 +26,14 @@ def waves(p: int, frequencies: list[int] | range) -> Float[Tensor, "frequency 2 
     return torch.stack([angles.cos(), angles.sin()], 1) / (p * p / 2) ** 0.5
 
 
+def centered_waves(p: int) -> Float[Tensor, "frequency 8 pair"]:
+    """Of each frequency all that cos and sin of w_k a and w_k b make up to products, without constants, of norm 1."""
+    angle = 2 * torch.pi / p * torch.arange(1, p // 2 + 1)[:, None] * torch.arange(p, dtype=torch.float64)
+    one = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], 1)  # (frequency, wave, number)
+    both = torch.einsum("kia,kjb->kijab", one, one).flatten(1, 2).flatten(2)[:, 1:]
+    return both / both.norm(dim=-1, keepdim=True)
+
+
 def energy(logits: Float[Tensor, "pair vocab"], p: int) -> Float[Tensor, " frequency"]:
     """The share of the logits' variance over pairs that each frequency 1 … (p-1)/2 of the sum holds.
 

@@ -2,7 +2,8 @@
 
 Over the checkpoints of a run: loss and accuracy on pairs that were trained on and pairs that were not; restricted loss
 on all pairs and excluded loss on the trained ones, both for the last checkpoint's key frequencies; the sum of squared
-weights; and how few frequencies the embedding uses (the Gini coefficient of its Fourier norms).
+weights; how few frequencies the embedding uses (the Gini coefficient of its Fourier norms); and by which algorithm it
+adds, with how many neurons (``algorithm``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from caseback.model.crystal import CrystalForCausalLM
 from caseback.organisms import checkpoints
 from caseback.organisms.modular import fourier
 from caseback.organisms.modular.addition import all_pairs, answers, last_logits, split
+from caseback.organisms.modular.algorithm import addition_algorithm, efficiency
 
 
 @torch.no_grad()
@@ -32,7 +34,8 @@ def progress(folder: Path) -> xr.Dataset:
     -------
     xr.Dataset
         Over ``step``: ``train_loss``, ``test_loss``, ``test_accuracy``, ``restricted_loss``, ``excluded_loss``,
-        ``squared_weights``, ``gini``. Its attribute ``key_frequencies`` holds the last checkpoint's.
+        ``squared_weights``, ``gini``, ``efficiency``, and what ``addition_algorithm`` gives. Its attribute
+        ``key_frequencies`` holds the last checkpoint's.
 
     Raises
     ------
@@ -41,7 +44,8 @@ def progress(folder: Path) -> xr.Dataset:
 
     References
     ----------
-    Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability".
+    Nanda et al. 2023, "Progress measures for grokking via mechanistic interpretability"; Zhong et al. 2023, "The clock
+    and the pizza"; Merrill et al. 2023, "A tale of two circuits".
     """
     folders = checkpoints(folder)
     models = [CrystalForCausalLM.from_pretrained(part, use_safetensors=True) for part in folders.values()]
@@ -59,6 +63,8 @@ def progress(folder: Path) -> xr.Dataset:
             "excluded_loss": fourier.loss(fourier.excluded(output, p, keys)[train], right[train]),
             "squared_weights": sum(w.square().sum().item() for w in model.parameters()),
             "gini": fourier.gini(_fourier_norms(model, p)),
+            "efficiency": efficiency(output[train], right[train], model),
+            **addition_algorithm(model, p),
         }
         for output, model in zip(logits, models, strict=True)
     ]

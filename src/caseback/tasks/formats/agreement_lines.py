@@ -3,7 +3,8 @@
     {"clean_prefix": "The teachers near the desk", "patch_prefix": "The teacher near the desk",
      "clean_answer": " are", "patch_answer": " is", "case": "plural_singular"}
 
-The word that changes its number between the prefixes is the subject of the verb that follows.
+The word that changes its number between the prefixes is the subject of the verb that follows; in other languages words
+beside it change too (*El perro*, *Los perros*).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from caseback.tasks.text import Text
 def agreement_pairs(path: str | Path, *, skip_malformed: bool = False, limit: int | None = None) -> Examples[Pair]:
     """Read agreement pairs: the patch prefix is corrupt, its answer the foil.
 
-    Positions: ``subject``, the word that differs, and ``end``. The group is the case, as in ``plural_singular``.
+    Positions: ``subject``, the word that differs or several neighbors, and ``end``. The group is the case, as in
+    ``plural_singular``.
 
     Parameters
     ----------
@@ -35,7 +37,7 @@ def agreement_pairs(path: str | Path, *, skip_malformed: bool = False, limit: in
     Raises
     ------
     LoadError
-        For a malformed line, with its number, or prefixes that do not differ in one word.
+        For a malformed line, with its number, or prefixes that do not differ in one word or in neighbors.
 
     References
     ----------
@@ -59,13 +61,12 @@ def _pair(record: Any) -> Pair:
     answer, other = value_at(record, "clean_answer"), value_at(record, "patch_answer")
     words, changed = clean.split(" "), corrupt.split(" ")
     differ = [i for i, (a, b) in enumerate(zip(words, changed, strict=False)) if a != b]
-    if len(words) != len(changed) or len(differ) != 1:
-        raise Malformed("prefixes that differ in one word", f"{clean} / {corrupt}")
-    (at,) = differ
-    clean, corrupt = (_named(listed, at) for listed in (words, changed))
+    if len(words) != len(changed) or not differ or len(differ) <= differ[-1] - differ[0]:
+        raise Malformed("prefixes that differ in one word, or in neighbors", f"{clean} / {corrupt}")
+    clean, corrupt = (_named(listed, differ[0], differ[-1] + 1) for listed in (words, changed))
     return Pair.of(clean, corrupt, answer, other, corrupt_target=other, group=str(record.get("case", "")))
 
 
-def _named(words: list[str], at: int) -> Text:
-    start = len(" ".join(words[:at])) + (at > 0)
-    return Text(" ".join(words), {"subject": (start, start + len(words[at]))})
+def _named(words: list[str], first: int, stop: int) -> Text:
+    start = len(" ".join(words[:first])) + (first > 0)
+    return Text(" ".join(words), {"subject": (start, len(" ".join(words[:stop])))})

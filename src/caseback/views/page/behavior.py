@@ -32,7 +32,8 @@ _PLACES = (
 )
 _TRANSFERS = (
     "Of prompts without the function: the answer without the vector, with it, under random vectors of its norm (95 % "
-    "quantile), under another function's, and with all examples shown."
+    "quantile), under another function's, and with all examples shown. Of sets of pairs: the foil of their prompts, "
+    "without and with the vectors of a set's heads, under random ones, under other heads', and in the counterfactuals."
 )
 
 

@@ -55,7 +55,8 @@ def print_behavior(document: Document, *, console: Console | None = None) -> Non
                 say(f"\n{where}: {transfer_words(transfer)}")
                 for name, shown in (("log_prob", signed), ("accuracy", percent)):
                     of = transfer["by"][name]
-                    by = [f"{words} {shown(of[key])}" for key, words in _BY.items() if of[key] is not None]
+                    called = _BY | transfer["words"]
+                    by = [f"{words} {shown(of[key])}" for key, words in called.items() if of[key] is not None]
                     say(f"   {name}: {', '.join(by)}")
         if document["overlaps"]:
             sharing = [pair for pair in document["overlaps"] if pair["shared"]]
@@ -127,7 +128,7 @@ def transfer_words(transfer: Mapping[str, Any]) -> str:
     carries = transfer["carries"]
     if carries is None:
         return "these prompts lack nothing that examples would give"
-    return "carries the function" if carries else "does not carry the function"
+    return "carries it over" if carries else "does not carry it over"
 
 
 def _where(role: Mapping[str, Any]) -> str:
