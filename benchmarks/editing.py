@@ -17,9 +17,9 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = cb.load(given.model)
     if given.what == "known":
-        facts = facts_of_relations(model, given.relations)
+        enough = None if {"ike", "all"} & {*given.method} else given.skip + given.count  # demonstrations are of others
+        facts = list(islice(facts_of_relations(model, given.relations), enough))
         corpus = [text for text in given.corpus.read_text(encoding="utf-8").split("\n") if len(text) > 200]
         corpus, held_out = corpus[:200], [text[:200] for text in corpus[200:202]]
     else:
@@ -282,8 +283,10 @@ def table(out: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
+def facts_of_relations(model: cb.Model, folder: Path) -> Iterator[ed.Fact]:
     """Facts of all relations of a folder in turn that the model answers, with the paraphrases and neighbors it answers.
+
+    A fact is asked for when its turn comes: of 26 relations, most facts are not needed.
 
     The new answer is another object of the relation. Where objects are countries, what follows from the new one is its
     language and capital. References are texts about other subjects that have the new object.
@@ -303,7 +306,7 @@ def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
         except cb.CasebackError:  # one object alone
             continue
         by_relation.append(answered(model, [_with_more(fact, relation, follows) for fact in drawn]))
-    return [fact for turn in zip_longest(*by_relation) for fact in turn if fact is not None]
+    return (fact for turn in zip_longest(*by_relation) for fact in turn if fact is not None)
 
 
 def _with_more(fact: ed.Fact, relation: dict, follows: dict[str, dict[str, str]]) -> ed.Fact:
@@ -313,21 +316,17 @@ def _with_more(fact: ed.Fact, relation: dict, follows: dict[str, dict[str, str]]
     return replace(fact, portability=pairs, openings=[fact.subject], references=statements)
 
 
-def answered(model: cb.Model, facts: list[ed.Fact]) -> list[ed.Fact]:
+def answered(model: cb.Model, facts: list[ed.Fact]) -> Iterator[ed.Fact]:
     """Facts that the model answers, each with the paraphrases and neighbors that it answers, one of either at least."""
-    facts = known(model, facts)
-    asked = [(text, str(fact.true)) for fact in facts for text in fact.paraphrases]
-    asked += [question for fact in facts for question in fact.neighbors]
-    right = {question for question, ok in zip(asked, begins_with(model, asked), strict=True) if ok} if asked else set()
-    out = [
-        replace(
-            fact,
-            paraphrases=[text for text in fact.paraphrases if (text, str(fact.true)) in right][:2],
-            neighbors=[question for question in fact.neighbors if question in right],
-        )
-        for fact in facts
-    ]
-    return [fact for fact in out if fact.paraphrases and fact.neighbors]
+    for fact in facts:
+        if not known(model, [fact]):
+            continue
+        asked = [*((text, str(fact.true)) for text in fact.paraphrases), *fact.neighbors]
+        right = {question for question, ok in zip(asked, begins_with(model, asked), strict=True) if ok} if asked else {}
+        paraphrases = [text for text in fact.paraphrases if (text, str(fact.true)) in right][:2]
+        neighbors = [question for question in fact.neighbors if question in right]
+        if paraphrases and neighbors:
+            yield replace(fact, paraphrases=paraphrases, neighbors=neighbors)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ QUERIES = frozenset({"q_in", "k_in", "q", "k", "scores", "pattern"})
 STARTS = frozenset({"embed", "pos_embed"})
 BEHIND = frozenset({"final_norm", "logits"})
 MLPS = frozenset({"mlp_in", "mlp_norm", "mlp_pre", "mlp_gate", "mlp_post", "mlp_out", "expert"})
+_BETWEEN = frozenset({"resid_pre", "resid_mid", "resid_post"})
 _INSIDE_MLPS = MLPS - {"mlp_in", "mlp_norm"}
 _AFFINE = Zero | Scale | Add | Replace | Project | Affine
 
@@ -75,9 +76,36 @@ def expect_unedited_logits(anatomy: Anatomy, what: str) -> None:
     ------
     EditError
     """
+    expect_unedited(anatomy, what, {"logits"}, "edit sites before the logits")
+
+
+def expect_unedited(anatomy: Anatomy, what: str, sites: Set[str], instead: str) -> None:
+    """Refuse a model under edits of some sites, which what is computed from earlier ones would miss.
+
+    Side terms of the matrices that write to the stream are followed; other edits of what an MLP's modules give, by
+    their path, count as edits of ``mlp_out``.
+
+    Raises
+    ------
+    EditError
+    """
     for site, edit in anatomy.standing:
-        if site.written.name == "logits":
-            raise _refused(what, site, edit, "edit sites before the logits")
+        if _side_term(anatomy, site, edit):
+            continue
+        if site.written.name in sites or ("mlp_out" in sites and _inside_mlp(anatomy, site)):
+            raise _refused(what, site, edit, instead)
+
+
+def expect_in_weights(anatomy: Anatomy, what: str) -> None:
+    """Refuse a model under edits inside layers that are in no weight, for what is said of weights alone.
+
+    Raises
+    ------
+    EditError
+    """
+    for site, edit in anatomy.standing:
+        if site.layer is not None and site.name not in _BETWEEN and not _side_term(anatomy, site, edit):
+            raise _refused(what, site, edit, "ask the unedited model")
 
 
 def _refused(what: str, site: Site, edit: Edit, instead: str) -> EditError:
