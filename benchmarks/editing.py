@@ -17,13 +17,15 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 import xarray as xr
+from torch import Tensor
 
 import caseback as cb
 from caseback import edit as ed
@@ -105,7 +107,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = cb.load(given.model)
     if given.what == "known":
-        facts = facts_of_relations(model, given.relations)
+        enough = None if {"ike", "all"} & {*given.method} else given.skip + given.count  # demonstrations are of others
+        facts = list(islice(facts_of_relations(model, given.relations), enough))
         corpus = [text for text in given.corpus.read_text(encoding="utf-8").split("\n") if len(text) > 200]
         corpus, held_out = corpus[:200], [text[:200] for text in corpus[200:202]]
     else:
@@ -113,23 +116,26 @@ def main() -> None:
         corpus, held_out = texts_of_meadow(4000), texts_of_meadow(100, seed=2)
     facts, others = facts[given.skip :][: given.count], facts[given.skip :][given.count :] + facts[: given.skip]
     methods = METHODS if "all" in given.method else given.method
+    shared = Shared(model, corpus, facts, short=given.what == "known")
     out: dict[str, dict] = {}
     if given.what != "curve":
         out["before"] = singly(model, facts, held_out[:20], lambda fact: (model, ""))
     for method in methods:
-        start = time.time()
+        start = time.process_time()
         layers = given.layers or usual_layers(method, model.n_layers)
         if method == "ike":
             told = {str(fact): ed.demonstrations(fact, others, k=given.shots) for fact in facts}
             out[method] = singly(model, facts, held_out[:20], lambda fact, told=told: (model, told[str(fact)]))
         else:
-            write = writer(model, method, layers, corpus, given)
+            write = writer(shared, method, layers, given)
             if given.what == "curve":
                 out[method] = curve_of(model, facts, write, held_out, one_by_one=method in ("rome", "grace"))
             else:
-                edited = lambda fact, write=write: (write(model, [fact], None).on(model), "")  # noqa: E731
+                values = shared.values(tuple(layers), given) if method in SPREAD else [None] * len(facts)
+                edits = {id(fact): write(model, [fact], None, value) for fact, value in zip(facts, values, strict=True)}
+                edited = lambda fact, edits=edits: (edits[id(fact)].on(model), "")  # noqa: E731
                 out[method] = singly(model, facts, held_out[:20], edited)
-        out[method] |= {"layers": layers, "seconds": round(time.time() - start)}
+        out[method] |= {"layers": layers, "cpu_seconds": round(time.process_time() - start)}
         print(json.dumps({method: out[method]}), flush=True)
     options = {name: str(value) for name, value in vars(given).items()}
     print(json.dumps({"options": options, "facts": [str(fact) for fact in facts]}, indent=1))
@@ -144,36 +150,74 @@ def usual_layers(method: str, n_layers: int) -> list[int]:
     return [2 * third if method == "grace" else third]
 
 
-Write = Callable[[cb.Model, Sequence[ed.Fact], ed.KnowledgeEdit | None], ed.KnowledgeEdit]
+@dataclass
+class Shared:
+    """What several methods need: computed once."""
+
+    model: cb.Model
+    corpus: list[str]
+    facts: Sequence[ed.Fact]
+    short: bool
+    computed: dict = field(default_factory=dict)
+
+    def moments(self, layers: tuple[int, ...]) -> ed.KeyMoments:
+        return self.of(("moments", layers), lambda: ed.key_moments(self.model, self.corpus, layers))
+
+    def contexts(self, rome: bool) -> list[str]:
+        lengths = (10,) * 5 if self.short or not rome else (5,) * 10 + (10,) * 10
+        return self.of(("contexts", rome), lambda: sampled_contexts(self.model, lengths, words=not rome))
+
+    def values(self, layers: tuple[int, ...], given: argparse.Namespace) -> list[Tensor]:
+        """Of each fact by itself, a row for each."""
+        options = {"contexts": self.contexts(False), "search": replace(ed.Search(clamp=0.75), **asked_of(given))}
+        searched = self.of(
+            ("values", layers[-1]), lambda: ed.stream_values(self.model, self.facts, layers[-1], **options)
+        )
+        return list(searched[:, None])
+
+    def of(self, key: tuple, compute: Callable) -> Any:
+        if key not in self.computed:
+            self.computed[key] = compute()
+        return self.computed[key]
 
 
-def writer(model: cb.Model, method: str, layers: list[int], corpus: list[str], given: argparse.Namespace) -> Write:
+def asked_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the search that are given."""
+    return {name: x for name in ("steps", "lr", "clamp", "kl") if (x := getattr(given, name)) is not None}
+
+
+Write = Callable[..., ed.KnowledgeEdit]
+"""From a model, facts, an earlier edit, and the facts' values where they are known."""
+
+
+def writer(shared: Shared, method: str, layers: list[int], given: argparse.Namespace) -> Write:
     """What writes facts by a method with the settings given."""
-    asked = {name: getattr(given, name) for name in ("steps", "lr", "clamp", "kl")}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    last, of_ft = layers[-1], {name: value for name, value in asked.items() if name in ("steps", "lr")}
+    model, asked, last = shared.model, asked_of(given), layers[-1]
     if method == "ft":
-        return lambda now, some, before: ed.fine_tuned(now, some, last, bound=given.bound, check=False, **of_ft)
+        of_ft = {name: value for name, value in asked.items() if name in ("steps", "lr")}
+        return lambda now, some, *_: ed.fine_tuned(now, some, last, bound=given.bound, check=False, **of_ft)
     if method == "grace":
         search = replace(GRACE_SEARCH, **asked)
-        return lambda now, some, before: ed.grace(
+        return lambda now, some, before, *_: ed.grace(
             model, some, last, radius=given.radius, book=before, search=search, check=False
         )
     rome = method == "rome"
-    moments = None if rome and given.without_c else ed.key_moments(model, corpus, layers)
-    contexts = sampled_contexts(
-        model, (10,) * 5 if given.what == "known" or not rome else (5,) * 10 + (10,) * 10, words=not rome
-    )
+    moments = None if rome and given.without_c else shared.moments(tuple(layers))
     search = replace(ed.Search() if rome else ed.Search(clamp=0.75), **asked)
-    shared = {"moments": moments, "contexts": contexts, "search": search, "check": False}
+    how = {"moments": moments, "contexts": shared.contexts(rome), "search": search, "check": False}
     if rome:
-        options = {**shared, "ridge": given.ridge, "published": given.published}
-        return lambda now, some, before: ed.rome(now, some, last, **options)[0]
+        how |= {"ridge": given.ridge, "published": given.published}
+        return lambda now, some, *_: ed.rome(now, some, last, **how)[0]
     if method == "memit":
-        return lambda now, some, before: ed.memit(now, some, layers, weight=given.weight, ridge=given.ridge, **shared)
+        how |= {"weight": given.weight, "ridge": given.ridge}
+        return lambda now, some, before, values=None: ed.memit(now, some, layers, values=values, **how)
     if method == "emmet":
-        return lambda now, some, before: ed.emmet(now, some, layers, ridge=given.ridge, **shared)
-    return lambda now, some, before: ed.alphaedit(now, some, layers, share=given.share, after=before, **shared)
+        return lambda now, some, before, values=None: ed.emmet(
+            now, some, layers, values=values, ridge=given.ridge, **how
+        )
+    return lambda now, some, before, values=None: ed.alphaedit(
+        now, some, layers, values=values, share=given.share, after=before, **how
+    )
 
 
 def singly(
@@ -239,8 +283,10 @@ def table(out: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
+def facts_of_relations(model: cb.Model, folder: Path) -> Iterator[ed.Fact]:
     """Facts of all relations of a folder in turn that the model answers, with the paraphrases and neighbors it answers.
+
+    A fact is asked for when its turn comes: of 26 relations, most facts are not needed.
 
     The new answer is another object of the relation. Where objects are countries, what follows from the new one is its
     language and capital. References are texts about other subjects that have the new object.
@@ -260,7 +306,7 @@ def facts_of_relations(model: cb.Model, folder: Path) -> list[ed.Fact]:
         except cb.CasebackError:  # one object alone
             continue
         by_relation.append(answered(model, [_with_more(fact, relation, follows) for fact in drawn]))
-    return [fact for turn in zip_longest(*by_relation) for fact in turn if fact is not None]
+    return (fact for turn in zip_longest(*by_relation) for fact in turn if fact is not None)
 
 
 def _with_more(fact: ed.Fact, relation: dict, follows: dict[str, dict[str, str]]) -> ed.Fact:
@@ -270,21 +316,17 @@ def _with_more(fact: ed.Fact, relation: dict, follows: dict[str, dict[str, str]]
     return replace(fact, portability=pairs, openings=[fact.subject], references=statements)
 
 
-def answered(model: cb.Model, facts: list[ed.Fact]) -> list[ed.Fact]:
+def answered(model: cb.Model, facts: list[ed.Fact]) -> Iterator[ed.Fact]:
     """Facts that the model answers, each with the paraphrases and neighbors that it answers, one of either at least."""
-    facts = known(model, facts)
-    asked = [(text, str(fact.true)) for fact in facts for text in fact.paraphrases]
-    asked += [question for fact in facts for question in fact.neighbors]
-    right = {question for question, ok in zip(asked, begins_with(model, asked), strict=True) if ok} if asked else set()
-    out = [
-        replace(
-            fact,
-            paraphrases=[text for text in fact.paraphrases if (text, str(fact.true)) in right][:2],
-            neighbors=[question for question in fact.neighbors if question in right],
-        )
-        for fact in facts
-    ]
-    return [fact for fact in out if fact.paraphrases and fact.neighbors]
+    for fact in facts:
+        if not known(model, [fact]):
+            continue
+        asked = [*((text, str(fact.true)) for text in fact.paraphrases), *fact.neighbors]
+        right = {question for question, ok in zip(asked, begins_with(model, asked), strict=True) if ok} if asked else {}
+        paraphrases = [text for text in fact.paraphrases if (text, str(fact.true)) in right][:2]
+        neighbors = [question for question in fact.neighbors if question in right]
+        if paraphrases and neighbors:
+            yield replace(fact, paraphrases=paraphrases, neighbors=neighbors)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def calls_of_editing(model: cb.Model, room: Path) -> dict[str, dict[str, Any]]:
         "rome.rome": {**common, "layer": 0},
         "memit.memit": joint,
         "memit.emmet": joint,
+        "memit.stream_values": {**common, "layer": 0},
         "memit.alphaedit": {**{name: value for name, value in joint.items() if name != "ridge"}, "share": 0.5},
         "fine_tuned": {"facts": [fact], "layer": 0, "steps": 1, "check": False},
         "grace.grace": {"facts": [fact], "layer": 0, "check": False, "search": Search(steps=1)},

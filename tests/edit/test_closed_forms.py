@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from caseback.edit.closed_forms import in_null_space, least, null_space, two_keys
-from caseback.edit.key_moments import solved
+from caseback.edit.closed_forms import in_null_space, least, null_space, spectrum, two_keys
+from caseback.edit.key_moments import KeyMoments
 from caseback.errors import CasebackError, EditError
 
 D, N, FACTS = 7, 12, 3
@@ -13,6 +13,10 @@ D, N, FACTS = 7, 12, 3
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def solved(c, keys, ridge):
+    return KeyMoments([0], c[None], 1, "a model", "a corpus").solved(0, keys, ridge)
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_alphaedit_leaves_keys_of_the_corpus_as_they_are():
     basis = torch.linalg.qr(normal(N, N))[0]
     old = normal(400, 8, seed=1) @ basis[:, :8].T  # four directions are never used
     moment = old.T @ old / len(old)
-    free = null_space(moment, 1e-9)
+    free = null_space(spectrum(moment), 1e-9)
     assert free.shape == (N, 4)
     keys, residual, past = normal(FACTS, N, seed=3), normal(FACTS, D, seed=4), normal(2, N, seed=5)
     for ridge in (1e-6, 10.0):
@@ -87,6 +91,9 @@ def test_alphaedit_leaves_keys_of_the_corpus_as_they_are():
             p @ (keys.T @ keys + past.T @ past) + ridge * torch.eye(N), p @ keys.T @ residual
         )  # the published solve, in all dimensions
         assert torch.allclose(change, dense.T, atol=1e-6)
+    many = normal(9, N, seed=6)  # more keys than free directions: the other system
+    both = in_null_space(torch.cat([keys, many]), free, None, 10.0)
+    assert torch.allclose(both[:FACTS], in_null_space(keys, free, many, 10.0), atol=1e-12)
     alone = in_null_space(keys, free, None, 1e-10)
     assert torch.allclose(alone @ keys.T, torch.eye(FACTS).double(), atol=1e-6)
     kept = residual.T @ in_null_space(keys[:1], free, past, 1e-9)[[0] * FACTS]
@@ -112,6 +119,6 @@ def test_what_has_no_solution_is_refused():
     with pytest.raises(CasebackError, match="no inverse"):
         solved(torch.ones(N, N).double(), keys, 0.0)
     with pytest.raises(EditError, match="no direction"):
-        null_space(torch.eye(N), 1e-3)
+        null_space(spectrum(torch.eye(N)), 1e-3)
     with pytest.raises(EditError, match="between 0 and 1"):
-        null_space(torch.eye(N), 1.5)
+        null_space(spectrum(torch.eye(N)), 1.5)

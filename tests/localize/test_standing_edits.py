@@ -12,8 +12,9 @@ import shelf
 from caseback.decode.vocabulary.lenses.attention_lens import fit_attention_lens
 from caseback.decode.vocabulary.lenses.causal_basis import causal_basis
 from caseback.decode.vocabulary.lenses.future_prompt import fit_future_prompt
+from caseback.decode.vocabulary.lenses.lens import read_lens
 from caseback.decode.vocabulary.lenses.tuned_lens import fit_tuned_lens
-from caseback.errors import EditError, SiteAbsent
+from caseback.errors import CasebackError, EditError, SiteAbsent
 from caseback.localize.circuits import cdt, contextual_decomposition, flow_routes
 from caseback.localize.components import logit_attribution, self_repair
 from caseback.localize.inputs.mixing.alti import alti, alti_maps
@@ -23,17 +24,24 @@ from caseback.localize.inputs.mixing.decompx import decompx, decompx_logits, dec
 from caseback.localize.inputs.mixing.globenc import globenc
 from caseback.localize.inputs.mixing.mlp_mixing import mlp_maps, mlp_mixing
 from caseback.model.algebra.decompose import stream_parts
+from caseback.model.algebra.folding import Folded
+from caseback.model.algebra.promoted import promoted
 from caseback.model.algebra.sources import head_sources, source_parts
 from caseback.model.algebra.under_edits import pulled_through_end, pushed_through_end
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.sites import Site
+from caseback.model.running.affine import Codebook
 from caseback.model.running.verify import under_edits
 from caseback.reports.graphs.flow import flow_graph_document
+from caseback.stream import collect
+from caseback.stream.tables.attention.direct import HeadDirect
+from caseback.stream.tables.attention.predicted import AttentionPredicted
 from exact import exact
 
 PROMPTS, METRIC = [[5, 1, 2, 3, 9], [8, 3, 4]], cb.logit_diff(5, 7)
 TEXTS: list[Any] = [[5, 1, 2, 3, 9, 4, 6, 2], [8, 3, 4, 1, 2, 9, 9, 1]]
 FAMILIES = ["gpt2", "llama", "gemma2", "olmo2", "gpt_neox"]
+ENDS = ("attn_out", "resid_post")
 FEW_STEPS: dict[str, Any] = {"steps": 2, "batch": 2, "length": 8}
 READINGS = {
     "alti": lambda m: alti(m, PROMPTS, METRIC),
@@ -58,6 +66,11 @@ READINGS = {
     "fit_attention_lens": lambda m: fit_attention_lens(m, TEXTS, layer=0, tokens_per_step=8, **FEW_STEPS).weight,
     "low rank": lambda m: fit_attention_lens(m, TEXTS, layer=0, rank=2, tokens_per_step=8, **FEW_STEPS).up,
     "fit_future_prompt": lambda m: fit_future_prompt(m, TEXTS, row=1, states_per_step=4, **FEW_STEPS).vectors,
+    "head_direct": lambda m: collect(m, TEXTS, [HeadDirect(skip=1)])["head_direct"]["own"],
+    "attention_predicted": lambda m: collect(m, TEXTS, [AttentionPredicted(skip=1)])["attention_predicted"][
+        "attention"
+    ],
+    "promoted": lambda m: promoted(m, *(m.run(TEXTS[:1], read=["attn_out", "resid_post"])[x, -1][0] for x in ENDS)),
     "causal_basis": lambda m: causal_basis(m, TEXTS, row=1, directions=1, iterations=3, length=8)["influence"],
 }
 
@@ -176,3 +189,74 @@ def test_directions_pass_affine_edits_of_the_final_norm(family):
         for scores in (decompx(model, PROMPTS, METRIC), alti_logit(model, PROMPTS, METRIC)):
             assert max(map(abs, scores.attrs["gap"])) < 1e-10
         assert stream_parts(model, PROMPTS, normed=True).attrs["gap"] < 1e-10
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "granite"])
+def test_weights_hold_side_terms_and_edits_of_the_final_norm(family):
+    """Whether units are mixed or not: the last stream through the weights gives the edited model's logits."""
+    model = shelf.model(family)
+    draw = torch.Generator().manual_seed(1)
+    u, basis = (torch.randn(n, model.d_model, generator=draw, dtype=torch.float64) for n in (1, 2))
+    alone: list[Any] = [cb.Scale("final_norm", 0.5, unit=[0, 2]), cb.Add("final_norm", u[0])]
+    for edits in (alone, [*alone, cb.Project("final_norm", basis)]):
+        with exact():
+            edited = model.edited(edits)
+            run = edited.run(PROMPTS, read=["resid_post"])
+            for weights in (edited.weights, edited.weights.folded()):
+                norm = weights.final_norm
+                assert norm is not None
+                logits = norm(run["resid_post", -1]) @ weights.W_U + weights.b_U
+                logits = logits if isinstance(weights, Folded) else logits * model.anatomy.logit_scale
+                cap = model.anatomy.logit_softcap
+                logits = logits if cap is None else torch.tanh(logits / cap) * cap
+                own = run.tokens.mask
+                torch.testing.assert_close(logits[own], run.logits[own], rtol=1e-9, atol=1e-9)
+    copied = cb.load(copy.deepcopy(model.hf))
+    with torch.no_grad():
+        edit = side_term(model, copied)
+    torch.testing.assert_close(model.edited(edit).weights.W_out[0], copied.weights.W_out[0])
+    with pytest.raises(EditError, match="edit of all positions"):
+        _ = model.edited(cb.Scale("final_norm", 0.5, pos=-1)).weights.final_norm
+
+
+def test_a_codebook_inside_an_mlp_is_followed_by_what_reads_the_mlps_write():
+    """With a ball that holds every key the MLP writes one value: a matrix of zeros, and that value as its bias."""
+    model = shelf.model("gpt2")
+    other = cb.load(copy.deepcopy(model.hf))
+    w_out: Any = other.anatomy.layers[0].w_out
+    value = torch.linspace(-1.0, 1.0, model.d_model, dtype=torch.float64)
+    with torch.no_grad():
+        weight_matrix(w_out).zero_()
+        w_out.bias.copy_(value)
+    path = next(name for name, module in other.hf.named_modules() if module is w_out)
+    keys = torch.zeros(1, len(weight_matrix(w_out)), dtype=torch.float64)
+    edited = model.edited(Codebook(f"{path}.output", keys, value[None], torch.tensor([1e6]).double()))
+    with exact():
+        for name in (
+            "alti",
+            "alti_logit",
+            "globenc",
+            "attention_norms",
+            "norms of heads",
+            "flow_routes",
+            "source_parts",
+        ):
+            found, expected = (numbers(READINGS[name](m)) for m in (edited, other))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+        for name in ("mlp_mixing", "decompx", "cdt"):
+            with pytest.raises(EditError, match="copy with other weights"):
+                READINGS[name](edited)
+
+
+def test_a_lens_knows_the_edits_that_its_model_stood_under():
+    model = shelf.model("llama")
+    edited = model.edited(cb.Zero("z", layer=0, head=1))
+    with exact():
+        for one, other in ((model, edited), (edited, model), (edited, model.edited(cb.Zero("z", layer=0, head=0)))):
+            lens = fit_tuned_lens(one, TEXTS, tokens_per_step=8, **FEW_STEPS)
+            assert read_lens(one, PROMPTS, lens)["kl"].notnull().any()
+            with pytest.raises(CasebackError, match="under other edits"):
+                read_lens(other, PROMPTS, lens)
+        heads = fit_attention_lens(model, TEXTS, layer=0, tokens_per_step=8, **FEW_STEPS)
+        with pytest.raises(CasebackError, match="not fitted for .* under Zero z L0H1"):
+            heads.expect(edited)

@@ -56,3 +56,26 @@ def test_a_sweep_to_an_early_position(model):
 def test_decoding_with_and_without_a_cache(model, edit):
     cached, anew = (model.generate(ROWS, edits=edit, max_new_tokens=4, use_cache=use) for use in (True, False))
     assert torch.equal(cached.ids, anew.ids)
+
+
+@pytest.mark.parametrize("name", ["mistral", "ministral", "gpt_oss"])
+def test_keys_outside_a_window_stay_untouched(name):
+    """A window shorter than the prompt: its mask says what a query sees, in a run, in a sweep and in decoding."""
+    model, rows = shelf.model(name), [row * 2 for row in ROWS]
+    with exact():
+        plain = model.run(rows, read=["pattern"])
+        for edit in (
+            cb.Replace("pattern", 0.1),
+            cb.Replace("pattern", 0.1, head=1),
+            cb.Add("pattern", 0.1, unit=[0, 2]),
+        ):
+            run = model.run(rows, edits=edit, read=["pattern"])
+            hidden = plain["pattern"] == 0
+            assert bool(hidden.tril().any()) and bool((run["pattern"][hidden] == 0).all())
+            assert not torch.equal(run["pattern"], plain["pattern"])
+            metric = cb.logit(5)
+            swept = torch.tensor(model.sweep(rows, [[cb.Add("embed", 0.3, pos=2), edit]], metric).values)
+            by_hand = metric(model.run(rows, edits=[cb.Add("embed", 0.3, pos=2), edit]))
+            torch.testing.assert_close(swept[0], by_hand.to(swept), rtol=1e-9, atol=1e-9)
+            cached, anew = (model.generate(rows, edits=edit, max_new_tokens=4, use_cache=use) for use in (True, False))
+            assert torch.equal(cached.ids, anew.ids)

@@ -16,6 +16,7 @@ from caseback.edit.knowledge_edit import save_knowledge_edit as save_knowledge_e
 from caseback.edit.memit import alphaedit as alphaedit
 from caseback.edit.memit import emmet as emmet
 from caseback.edit.memit import memit as memit
+from caseback.edit.memit import stream_values as stream_values
 from caseback.edit.mend import MEND as MEND
 from caseback.edit.mend import mend as mend
 from caseback.edit.mend_training import fit_mend as fit_mend

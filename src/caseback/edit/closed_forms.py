@@ -46,7 +46,15 @@ def two_keys(bare: Keys, whitened_mean: Keys) -> Keys:
     return whitened_mean / (bare.double() * whitened_mean).sum(-1, keepdim=True)
 
 
-def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Tensor, "neuron free"]:
+def spectrum(moment: Float[Tensor, "neuron neuron"]) -> tuple[Float[Tensor, " neuron"], Float[Tensor, "neuron neuron"]]:
+    """Eigenvalues of the keys' second moment, ascending, and its eigenvectors as columns, in float64."""
+    sizes, vectors = torch.linalg.eigh(moment.double())
+    return sizes, vectors
+
+
+def null_space(
+    spectrum: tuple[Float[Tensor, " neuron"], Float[Tensor, "neuron neuron"]], share: float
+) -> Float[Tensor, "neuron free"]:
     """An orthonormal basis of the directions that together hold at most a share of the keys' second moment.
 
     Raises
@@ -56,12 +64,12 @@ def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Te
 
     Examples
     --------
-    >>> null_space(torch.diag(torch.tensor([1.0, 0.02, 0.001])), 0.03).shape
+    >>> null_space(spectrum(torch.diag(torch.tensor([1.0, 0.02, 0.001]))), 0.03).shape
     torch.Size([3, 2])
     """
     if not 0 < share < 1:
         raise EditError(f"share is {share}: expected a share of the keys' second moment, between 0 and 1")
-    sizes, vectors = torch.linalg.eigh(moment.double())  # ascending
+    sizes, vectors = spectrum
     held = sizes.clamp_min(0).cumsum(0) / sizes.clamp_min(0).sum()
     n = int((held <= share).sum())
     if not n:
@@ -72,9 +80,14 @@ def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Te
 
 
 def in_null_space(keys: Keys, free: Float[Tensor, "neuron free"], past: Keys | None, ridge: float) -> Keys:
-    """What AlphaEdit reads, in the span of ``free`` whatever the keys; ``past`` are the keys of earlier edits."""
+    """What AlphaEdit reads, in the span of ``free`` whatever the keys; ``past`` are the keys of earlier edits.
+
+    With B = [K; K_p] free, x = (B^T B + ridge I)^-1 (K free)^T are the columns of B^T (B B^T + ridge I)^-1 that belong
+    to K: a system of as many equations as there are keys, or as free directions, whichever are fewer.
+    """
     k = keys.double() @ free
     all_keys = k if past is None else torch.cat([k, past.double() @ free])
-    gram = all_keys.T @ all_keys
+    few = len(all_keys) < all_keys.shape[1]
+    gram = all_keys @ all_keys.T if few else all_keys.T @ all_keys
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram, k.T).T @ free.T
+    return (torch.linalg.solve(gram, all_keys)[: len(k)] if few else torch.linalg.solve(gram, k.T).T) @ free.T

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.artifacts.artifact import Artifact, load, save
 from caseback.artifacts.kinds import KEY_MOMENTS
+from caseback.edit.closed_forms import null_space, spectrum
 from caseback.edit.places import write_site
 from caseback.errors import CasebackError, EditError, LoadError
 from caseback.jobs.fingerprint import fingerprint
@@ -53,6 +54,8 @@ class KeyMoments:
     n_tokens: int
     model: str = field(repr=False)
     corpus: str = field(repr=False)
+    _factors: dict[tuple[int, float], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _spectra: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @checked
     def at(self, layer: int) -> Float[Tensor, "neuron neuron"]:
@@ -69,6 +72,32 @@ class KeyMoments:
                 f"collect them with key_moments(model, corpus, layers=[{layer}])"
             )
         return self.moment[list(self.layers).index(layer)]
+
+    def solved(self, layer: int, keys: Float[Tensor, "fact neuron"], ridge: float) -> Float[Tensor, "fact neuron"]:
+        """C^-1 k of each key in float64, C of a layer with ``ridge`` times its mean diagonal on its diagonal.
+
+        C is factored once for all edits.
+
+        Raises
+        ------
+        CasebackError
+            As ``factored``.
+        """
+        if (layer, ridge) not in self._factors:
+            self._factors[layer, ridge] = factored(self.at(layer).to(keys.device), ridge)
+        return torch.cholesky_solve(keys.double().T, self._factors[layer, ridge].to(keys.device)).T
+
+    def free(self, layer: int, share: float) -> Float[Tensor, "neuron free"]:
+        """The directions that keys of a layer hardly use, as ``null_space``; C's spectrum is found once for all edits.
+
+        Raises
+        ------
+        EditError
+            Where no direction is free.
+        """
+        if layer not in self._spectra:
+            self._spectra[layer] = spectrum(self.at(layer))
+        return null_space(self._spectra[layer], share)
 
 
 @checked
@@ -166,10 +195,14 @@ def load_key_moments(path: str | Path, model: Model) -> KeyMoments:
     return load(path, KEY_MOMENTS, build, expect)
 
 
-def solved(
-    moment: Float[Tensor, "neuron neuron"], keys: Float[Tensor, "fact neuron"], ridge: float
-) -> Float[Tensor, "fact neuron"]:
-    """C^-1 k of each key in float64, C with ``ridge`` times its mean diagonal on its diagonal."""
+def factored(moment: Float[Tensor, "neuron neuron"], ridge: float) -> Float[Tensor, "neuron neuron"]:
+    """The Cholesky factor of C with ``ridge`` times its mean diagonal on its diagonal, in float64.
+
+    Raises
+    ------
+    CasebackError
+        For a C without an inverse.
+    """
     if not 0 <= ridge < float("inf"):
         raise EditError(f"ridge is {ridge}: expected 0 or more, a share of C's mean diagonal")
     c = moment.double()
@@ -180,4 +213,4 @@ def solved(
             "the keys' second moment has no inverse: fewer tokens than neurons, or neurons that never fire. Collect it "
             "over more text, or give ridge=1e-4"
         )
-    return torch.cholesky_solve(keys.double().T, factor).T
+    return factor

@@ -10,19 +10,22 @@ the directions that keys hardly use (AlphaEdit).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from caseback.edit.closed_forms import in_null_space, least, null_space
+from caseback.edit.closed_forms import in_null_space, least
 from caseback.edit.facts import Fact
-from caseback.edit.key_moments import KeyMoments, solved
+from caseback.edit.key_moments import KeyMoments
 from caseback.edit.knowledge_edit import KnowledgeEdit, joined
 from caseback.edit.places import expect_editable, in_contexts, sampled_contexts, states_at, write_site
 from caseback.edit.rome import keys_in, listed_facts
 from caseback.edit.values import Search, optimized
 from caseback.errors import EditError, OutOfRange
 from caseback.model.anatomy.sites import Site
+from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.affine import SideTerm
 from caseback.model.running.edits import Edit
@@ -50,6 +53,7 @@ def memit(
     ridge: float = 0.0,
     contexts: Sequence[str] | None = None,
     search: Search | None = None,
+    values: Float[Tensor, "fact d_model"] | None = None,
     check: bool = True,
     seed: int = 0,
     progress: bool = False,
@@ -76,6 +80,9 @@ def memit(
         Texts to put before the prompts; by default 5 of 10 tokens that the model writes.
     search
         How values are looked for; the reference's settings by default, with a change of at most 0.75 of the stream.
+    values
+        What ``stream_values`` found at the last of the layers, for edits that differ in all but that: of several
+        methods, or of one fact each. Looked for unless given.
     check
         Refuse facts that the model does not know or already answers as asked.
     seed
@@ -111,9 +118,9 @@ def memit(
         raise OutOfRange(f"weight is {weight}: expected a number above 0; emmet is exact")
 
     def read(layer: int, keys: Tensor) -> Tensor:
-        return least(keys, solved(moments.at(layer).to(keys), keys, ridge), weight)
+        return least(keys, moments.solved(layer, keys, ridge), weight)
 
-    return _spread(model, facts, layers, "MEMIT", read, contexts, search or SEARCH, check, seed, progress)
+    return _spread(model, facts, layers, "MEMIT", read, contexts, search or SEARCH, values, check, seed, progress)
 
 
 @technique(
@@ -130,6 +137,7 @@ def emmet(
     ridge: float = 0.0,
     contexts: Sequence[str] | None = None,
     search: Search | None = None,
+    values: Float[Tensor, "fact d_model"] | None = None,
     check: bool = True,
     seed: int = 0,
     progress: bool = False,
@@ -140,7 +148,7 @@ def emmet(
 
     Parameters
     ----------
-    model, facts, layers, moments, ridge, contexts, search, check, progress
+    model, facts, layers, moments, ridge, contexts, search, values, check, progress
         As for ``memit``.
     seed
         Same seed, same result. It draws the contexts.
@@ -160,9 +168,9 @@ def emmet(
     """
 
     def read(layer: int, keys: Tensor) -> Tensor:
-        return least(keys, solved(moments.at(layer).to(keys), keys, ridge))
+        return least(keys, moments.solved(layer, keys, ridge))
 
-    return _spread(model, facts, layers, "EMMET", read, contexts, search or SEARCH, check, seed, progress)
+    return _spread(model, facts, layers, "EMMET", read, contexts, search or SEARCH, values, check, seed, progress)
 
 
 @technique(
@@ -181,6 +189,7 @@ def alphaedit(
     after: KnowledgeEdit | None = None,
     contexts: Sequence[str] | None = None,
     search: Search | None = None,
+    values: Float[Tensor, "fact d_model"] | None = None,
     check: bool = True,
     seed: int = 0,
     progress: bool = False,
@@ -191,7 +200,7 @@ def alphaedit(
 
     Parameters
     ----------
-    model, facts, layers, moments, contexts, search, check, progress
+    model, facts, layers, moments, contexts, search, values, check, progress
         As for ``memit``. A model that stands under an earlier edit is given with that edit in ``after``.
     share
         The share of C's trace that the free directions hold together. The reference has an absolute threshold on
@@ -219,15 +228,59 @@ def alphaedit(
     """
     if not 0 < ridge < float("inf"):
         raise OutOfRange(f"ridge is {ridge}: expected a number above 0")
-    free = {layer: null_space(moments.at(layer), share) for layer in _sorted(model, layers)}
+    free = {layer: moments.free(layer, share) for layer in _sorted(model, layers)}
 
     def read(layer: int, keys: Tensor) -> Tensor:
         past = None if after is None else after.keys.get(layer)
         return in_null_space(keys, free[layer].to(keys), None if past is None else past.to(keys), ridge)
 
-    edit = _spread(model, facts, layers, "AlphaEdit", read, contexts, search or SEARCH, check, seed, progress)
+    edit = _spread(model, facts, layers, "AlphaEdit", read, contexts, search or SEARCH, values, check, seed, progress)
     checks = {**edit.checks, "free": [basis.shape[1] for basis in free.values()]}
     return KnowledgeEdit(edit.edits, edit.facts, edit.method, edit.keys, checks)
+
+
+@checked
+def stream_values(
+    model: Model,
+    facts: Sequence[Fact],
+    layer: int,
+    *,
+    contexts: Sequence[str] | None = None,
+    search: Search | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Float[Tensor, "fact d_model"]:
+    """What, added to the stream behind a layer at each fact's subject, makes the model give the new answer.
+
+    Facts do not meet, so a row is what its fact alone would have: looked for once, it serves several methods and edits
+    of single facts.
+
+    Parameters
+    ----------
+    model, facts, contexts, search, progress
+        As for ``memit``.
+    layer
+        The last of the layers that will be edited.
+    seed
+        Same seed, same result. It draws the contexts.
+
+    Returns
+    -------
+    Tensor
+        (fact, d_model), for ``memit``, ``emmet`` and ``alphaedit`` as ``values``.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> fact = Fact("The capital of {} is", "Italy", "Oslo", "Rome")
+    >>> tuple(stream_values(model, [fact], 1, contexts=[]).shape) == (1, model.d_model)
+    True
+    """
+    facts, end = listed_facts(facts), Site("resid_post", _sorted(model, [layer])[0])
+    texts = sampled_contexts(model, CONTEXTS, words=True, seed=seed) if contexts is None else list(contexts)
+    (start,) = states_at(model, in_contexts(model, facts, ()), [end])
+    return optimized(model, facts, end, start, texts, search or SEARCH, progress=progress)[0]
 
 
 def _sorted(model: Model, layers: Sequence[int]) -> list[int]:
@@ -245,6 +298,7 @@ def _spread(
     read: _Read,
     contexts: Sequence[str] | None,
     search: Search,
+    values: Tensor | None,
     check: bool,
     seed: int,
     progress: bool,
@@ -255,8 +309,13 @@ def _spread(
     texts = sampled_contexts(model, CONTEXTS, words=True, seed=seed) if contexts is None else list(contexts)
     end, bare = Site("resid_post", at[-1]), in_contexts(model, facts, ())
     (start,) = states_at(model, bare, [end])
-    delta, losses = optimized(model, facts, end, start, texts, search, progress=progress)
-    target = start + delta.to(start)
+    checks: dict[str, Any] = {}
+    if values is None:
+        values, losses = optimized(model, facts, end, start, texts, search, progress=progress)
+        checks["loss"] = losses.tolist()
+    if values.shape != start.shape:
+        raise EditError(f"values have shape {tuple(values.shape)}: expected {tuple(start.shape)}, a row for each fact")
+    target = start + values.to(start)
     edits: list[Edit] = []
     keys: dict[int, Tensor] = {}
     now = model
@@ -269,8 +328,8 @@ def _spread(
         )
         now = model.edited(joined(edits))
     (present,) = states_at(now, bare, [end])
-    missed = (target - present).norm(dim=-1) / delta.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny).to(start)
-    checks = {"loss": losses.tolist(), "missed": missed.tolist()}
+    size = values.to(start).norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+    checks["missed"] = ((target - present).norm(dim=-1) / size).tolist()
     return KnowledgeEdit(edits, facts, method, keys, checks)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caseback.edit.closed_forms import least, two_keys
 from caseback.edit.facts import Fact
-from caseback.edit.key_moments import KeyMoments, solved
+from caseback.edit.key_moments import KeyMoments
 from caseback.edit.knowledge_edit import KnowledgeEdit
 from caseback.edit.places import expect_editable, in_contexts, sampled_contexts, states_at, write_site
 from caseback.edit.values import Search, optimized
@@ -111,7 +111,7 @@ def rome(
     own, start = keys_in(model, facts, layer, (), bare_share=1.0)
     delta, losses = optimized(model, facts, site, start, texts, search or Search(), progress=progress)
     target = start + delta.to(start)
-    whitened = (lambda k: k) if moments is None else (lambda k: solved(moments.at(layer).to(k), k, ridge))
+    whitened = (lambda k: k) if moments is None else (lambda k: moments.solved(layer, k, ridge))
     if published:
         right, residual = two_keys(own, whitened(keys)), target - start
     else:

@@ -21,12 +21,13 @@ from caseback.behaviors.neurons.frequency import log_unigrams
 from caseback.behaviors.proofs.experiment import Experiment, by_means
 from caseback.errors import CasebackError, SiteAbsent
 from caseback.jobs.budget import limit
+from caseback.model.algebra.under_edits import END
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.metrics import Bound, Metric
 from caseback.model.running.run import execute
 from caseback.model.running.tokens import Tokens
-from caseback.model.running.verify import unembed_normed
+from caseback.model.running.verify import under_edits, unembed_normed
 
 NEEDS = {TEXT: ("neuron_moments", "token_counts")}
 CUTS = 4
@@ -72,14 +73,14 @@ def end_of_stream(evidence: Evidence, tokens: Tokens) -> tuple[Site, Tensor]:
 
 def logits_of(evidence: Evidence, stream: Float[Tensor, "row d_model"], like: Tensor | None = None) -> Tensor:
     """Logits of the stream, with the final norm's denominator of ``like`` where that is given."""
-    anatomy, norm = evidence.model.anatomy, evidence.model.weights.final_norm
-    x = stream
+    anatomy = evidence.model.anatomy
+    norm, x = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm], stream
     if norm is not None and like is None:
         x = norm(stream)
     elif norm is not None and like is not None:
         x = norm.frozen(stream, norm.scale(like))
         x = x if norm.beta is None else x + norm.beta.to(x)
-    return at_least_float32(unembed_normed(anatomy, x.to(stream.dtype)))
+    return at_least_float32(unembed_normed(anatomy, under_edits(anatomy, END, x.to(stream.dtype))))
 
 
 def of_last(name: str, value: Value, site: Site | None = None) -> Metric:

@@ -21,7 +21,7 @@ from caseback.behaviors.stream.outliers import often_rogue
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.running.verify import unembed_normed
+from caseback.model.running.verify import unembed
 
 LATER = 4
 FEWEST = 20
@@ -76,12 +76,11 @@ def iterative_inference(evidence: Evidence) -> tuple[Numbers, Numbers]:
 
 def log_probs(evidence: Evidence, stream: Tensor) -> Tensor:
     """What the head says of a stream, (token, vocab), some tokens at a time."""
-    anatomy, norm = evidence.model.anatomy, evidence.model.weights.final_norm
+    anatomy = evidence.model.anatomy
     step = max(1, limit("lens_logits", stream.device) // evidence.folded.W_U.shape[1])
     parts = []
     for some in stream.split(step):
-        normed = some if norm is None else norm(some)
-        parts.append(at_least_float32(unembed_normed(anatomy, normed.to(evidence.model.dtype))).log_softmax(-1))
+        parts.append(at_least_float32(unembed(anatomy, some.to(evidence.model.dtype))).log_softmax(-1))
     return torch.cat(parts)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.localize.components.machinery.first_order import Part, dataset, needed, nodes, parts_of, reads
 from caseback.localize.components.machinery.qk_fix import attention_calls, keys, queries, sites_of
+from caseback.model.algebra.under_edits import expect_unedited
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import expect_metric
@@ -103,6 +104,9 @@ def atp_star(
     if grad_drop and model.n_layers < 2:
         raise CasebackError("GradDrop leaves out one layer at a time and needs at least two: pass grad_drop=False")
     fixed = [site for site in chosen if qk_fix and site.name in ("q", "k")]
+    if fixed:
+        maps = {"scores", "pattern", "z"}
+        expect_unedited(model.anatomy, "a pattern that is recomputed", maps, "pass qk_fix=False")
     read = [*reads(model, chosen), *(site for f in fixed for site in (*sites_of(f.layer or 0), Site("z", f.layer)))]
     stream = [Site(name, i) for i in range(model.n_layers) for name in ("resid_pre", "resid_post")]
     pair = run_pair(model, clean, corrupt, metric, [*read, *(stream if grad_drop else [])], direction, grad=True)

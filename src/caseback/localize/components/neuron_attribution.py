@@ -17,6 +17,7 @@ from caseback.localize.components.logit_attribution import row_labels
 from caseback.model.algebra.decompose import Row
 from caseback.model.algebra.direct import LAST, Direction, direction_attrs, direction_of
 from caseback.model.algebra.readout import Readout
+from caseback.model.algebra.under_edits import expect_unedited
 from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.units import Neuron, name_of
@@ -94,6 +95,7 @@ def neuron_attribution(
     if not dense:
         raise SiteAbsent(f"this model ({anatomy.model_type}) has no neurons: {anatomy.lacks['mlp_post']}")
     direction = direction_of(model, tokens, metric)
+    expect_unedited(model.anatomy, "a split among neurons", {"mlp_out"}, "edit the neurons, mlp_post")
     reads = [(name, i) for i in dense for name in ("mlp_post", "mlp_out")]
     run = execute(anatomy, tokens, read=[*reads, LAST], logits=False)
     stream = direction.stream(run)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
@@ -90,6 +91,7 @@ def composition(
     heads = {p.dims.n_heads for p in model.anatomy.layers}
     if len(heads) > 1:
         raise CasebackError(f"layers of this model have {sorted(heads)} heads: their scores make no table")
+    expect_in_weights(model.anatomy, "what is said of weights alone")
     weights = Weights(model.anatomy).folded() if folded else Weights(model.anatomy)
     writes = [write_side(ov) for ov in weights.OV]
     reads = [read_side(_circuit(weights, layer, kind)) for layer in range(model.n_layers)]

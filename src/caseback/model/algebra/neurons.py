@@ -14,6 +14,7 @@ from torch import Tensor
 
 from caseback.errors import OutOfRange, SiteAbsent
 from caseback.model.algebra.readout import Directions, Position, picked, readout, token_labels, unpadded
+from caseback.model.algebra.under_edits import expect_unedited
 from caseback.model.algebra.writes import mlp_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
@@ -57,6 +58,8 @@ def neuron_parts(
     ------
     SiteAbsent
         For a model without dense MLPs.
+    EditError
+        For a model under edits of what its MLPs write that are no side terms.
 
     Examples
     --------
@@ -68,6 +71,7 @@ def neuron_parts(
     if top is not None and top < 1:
         raise OutOfRange(f"top={top}: expected at least 1, or None for all neurons")
     anatomy = model.anatomy
+    expect_unedited(anatomy, "a split among neurons", {"mlp_out"}, "edit the neurons, mlp_post")
     dense = [i for i, p in enumerate(anatomy.layers) if p.w_out is not None]
     if not dense:
         raise SiteAbsent(f"this model ({anatomy.model_type}) has no neurons: {anatomy.lacks['mlp_post']}")

@@ -24,6 +24,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.coerce import as_integer
 from caseback.model.anatomy.norms import at_least_float32
@@ -296,6 +297,7 @@ def copying_scores(model: Model, *, folded: bool = True) -> xr.DataArray:
 
 
 def _weights(model: Model, folded: bool) -> Weights:
+    expect_in_weights(model.anatomy, "what is said of weights alone")
     weights = Weights(model.anatomy)
     return weights.folded() if folded else weights
 

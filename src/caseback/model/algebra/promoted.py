@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.model.algebra.under_edits import pushed_through_end
 from caseback.model.anatomy.dense import wide_matrix
 from caseback.model.running.model import Model
 
@@ -18,6 +19,6 @@ def promoted(
     unembed = wide_matrix(anatomy.unembed, anatomy.device)
     if anatomy.unembed_project is not None:
         unembed = wide_matrix(anatomy.unembed_project, anatomy.device) @ unembed
-    x = parts if norm is None else norm.frozen(parts, norm.scale(final))
+    x = pushed_through_end(anatomy, parts if norm is None else norm.frozen(parts, norm.scale(final)))
     logits = (x @ unembed) * anatomy.logit_scale
     return logits - logits.mean(-1, keepdim=True)

@@ -10,7 +10,8 @@ reads is in its numbers; of what it puts together only these forms are followed,
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from caseback.errors import EditError
 from caseback.model.anatomy.anatomy import Anatomy
-from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.affine import Affine, SideTerm
 from caseback.model.running.edit import Edit, apply_edits
@@ -35,10 +36,12 @@ QUERIES = frozenset({"q_in", "k_in", "q", "k", "scores", "pattern"})
 STARTS = frozenset({"embed", "pos_embed"})
 BEHIND = frozenset({"final_norm", "logits"})
 MLPS = frozenset({"mlp_in", "mlp_norm", "mlp_pre", "mlp_gate", "mlp_post", "mlp_out", "expert"})
+_BETWEEN = frozenset({"resid_pre", "resid_mid", "resid_post"})
+_INSIDE_MLPS = MLPS - {"mlp_in", "mlp_norm"}
 _AFFINE = Zero | Scale | Add | Replace | Project | Affine
 
 
-def expect_followed(anatomy: Anatomy, what: str, read: Collection[str], factors: Collection[str] = ()) -> None:
+def expect_followed(anatomy: Anatomy, what: str, read: Set[str], factors: Collection[str] = ()) -> None:
     """Refuse a model under edits of what a decomposition puts together again.
 
     Parameters
@@ -48,7 +51,8 @@ def expect_followed(anatomy: Anatomy, what: str, read: Collection[str], factors:
     what
         The decomposition, as the sentence begins.
     read
-        Sites whose edits are in what it reads. Side terms of the matrices that write to the stream are followed too.
+        Sites whose edits are in what it reads. Side terms of the matrices that write to the stream are followed too,
+        and with all sites between an MLP's norm and its write, edits of the MLP's modules by their path.
     factors
         Sites whose values it takes apart as products, so that those that zero or scale them are followed.
 
@@ -58,7 +62,8 @@ def expect_followed(anatomy: Anatomy, what: str, read: Collection[str], factors:
         With what to do instead.
     """
     for site, edit in anatomy.standing:
-        if site.written.name in read or (site.name in factors and _is_factor(edit)) or _side_term(anatomy, site, edit):
+        followed = site.written.name in read or (site.name in factors and _is_factor(edit))
+        if followed or _side_term(anatomy, site, edit) or (read >= _INSIDE_MLPS and _inside_mlp(anatomy, site)):
             continue
         factors_too = f", or zero or scale {' or '.join(sorted(factors))} as a whole" if factors else ""
         raise _refused(what, site, edit, f"edit {', '.join(sorted(read))}{factors_too}")
@@ -71,9 +76,36 @@ def expect_unedited_logits(anatomy: Anatomy, what: str) -> None:
     ------
     EditError
     """
+    expect_unedited(anatomy, what, {"logits"}, "edit sites before the logits")
+
+
+def expect_unedited(anatomy: Anatomy, what: str, sites: Set[str], instead: str) -> None:
+    """Refuse a model under edits of some sites, which what is computed from earlier ones would miss.
+
+    Side terms of the matrices that write to the stream are followed; other edits of what an MLP's modules give, by
+    their path, count as edits of ``mlp_out``.
+
+    Raises
+    ------
+    EditError
+    """
     for site, edit in anatomy.standing:
-        if site.written.name == "logits":
-            raise _refused(what, site, edit, "edit sites before the logits")
+        if _side_term(anatomy, site, edit):
+            continue
+        if site.written.name in sites or ("mlp_out" in sites and _inside_mlp(anatomy, site)):
+            raise _refused(what, site, edit, instead)
+
+
+def expect_in_weights(anatomy: Anatomy, what: str) -> None:
+    """Refuse a model under edits inside layers that are in no weight, for what is said of weights alone.
+
+    Raises
+    ------
+    EditError
+    """
+    for site, edit in anatomy.standing:
+        if site.layer is not None and site.name not in _BETWEEN and not _side_term(anatomy, site, edit):
+            raise _refused(what, site, edit, "ask the unedited model")
 
 
 def _refused(what: str, site: Site, edit: Edit, instead: str) -> EditError:
@@ -99,6 +131,16 @@ def _side_term(anatomy: Anatomy, site: Site, edit: Edit, of: nn.Module | None = 
         return False
     module = anatomy.hf.get_submodule(site.name.removesuffix(".output"))
     return any(module is writer for writer in ([of] if of else [m for p in anatomy.layers for m in (p.o, p.w_out)]))
+
+
+def _inside_mlp(anatomy: Anatomy, site: Site) -> bool:
+    """Whether it is what a module of some MLP gives or takes, by the module's path."""
+    if not site.is_module:
+        return False
+    module = anatomy.module_at(site)
+    parts = [m for p in anatomy.layers for m in (p.w_in, p.w_gate, p.gate_up, p.w_out, p.experts)]
+    inside = [m for p in anatomy.layers if p.mlp not in (None, p.layer) for m in p.mlp.modules()]
+    return module not in anatomy.norms and any(module is part for part in (*parts, *inside))
 
 
 def with_side_terms(
@@ -159,6 +201,34 @@ def edited_end(anatomy: Anatomy) -> bool:
             "zero, scale, add to or project its output, or take a copy with other weights"
         )
     return bool(edits)
+
+
+def edited_norm(anatomy: Anatomy) -> Norm | None:
+    """The final norm with its edits in gain and bias, N' = f N + E(0), where each is of units by themselves.
+
+    Edits that mix units are left to the unembedding; see ``edits_in_unembedding``.
+    """
+    if anatomy.final_norm is None:
+        return None
+    norm = anatomy.norms[anatomy.final_norm]
+    if not edited_end(anatomy) or edits_in_unembedding(anatomy):
+        return norm
+    ends = torch.stack([torch.zeros_like(norm.gamma), torch.ones_like(norm.gamma)])
+    at_zero, at_one = under_edits(anatomy, END, ends)
+    factor = at_one - at_zero
+    return replace(norm, gamma=norm.gamma * factor, beta=at_zero if norm.beta is None else norm.beta * factor + at_zero)
+
+
+def edits_in_unembedding(anatomy: Anatomy) -> bool:
+    """Whether edits stand at the final norm's output that its gain and bias cannot hold, so that W_U must.
+
+    Raises
+    ------
+    EditError
+        As ``edited_end``.
+    """
+    mixing = any(site == END and isinstance(edit, Project | Affine) for site, edit in anatomy.standing)
+    return edited_end(anatomy) and (mixing or anatomy.final_norm is None)
 
 
 def pulled_through_end(anatomy: Anatomy, u: Float[Tensor, "*dims d_model"]) -> tuple[Tensor, Tensor | None]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.under_edits import edited_norm, edits_in_unembedding, pulled_through_end, with_side_terms
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import Projection, bias_of, computes_in, weight_matrix
@@ -101,6 +102,10 @@ def _layered(name: str, shape: str, repeats: bool = False) -> Any:
 class Weights:
     """The weights of one model, read off its anatomy, as ``model.weights`` gives them; the model is never changed.
 
+    Of a model under edits, side terms are in W_O and W_out, and edits of the final norm's output in its gain and bias,
+    or in W_U and b_U where they mix units (refused where they are not affine, or not the same at all positions). Other
+    edits are of activations, and in no weight.
+
     Names are W_E, W_pos, W_U, b_U and, one per layer, W_Q, W_K, W_V, W_O, W_in, W_gate, W_out with their biases
     b_Q ... b_out (zeros where the model has none, so that ``x @ W + b`` holds everywhere), the norms, and the circuits
     OV and QK. In layers with a mixture of experts, W_in, W_gate and W_out are the routed experts' (expert, ...) stacks.
@@ -157,14 +162,24 @@ class Weights:
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
         """The unembedding, with the projection before it where there is one; without the logit scale."""
         expect_tokens_out(self.anatomy, "W_U")
-        project, matrix = self.anatomy.unembed_project, _read(weight_matrix(self.anatomy.unembed))
-        whole = matrix if project is None else _read(weight_matrix(project)).to(matrix) @ matrix
-        return whole.to(self.anatomy.device)
+        whole = self._unembedded
+        return pulled_through_end(self.anatomy, whole.T)[0].T if edits_in_unembedding(self.anatomy) else whole
 
     @property
     def b_U(self) -> Float[Tensor, " vocab"]:
         """The unembedding's bias."""
-        return _bias(self.anatomy.unembed, self.anatomy.d_logits).to(self.anatomy.device)
+        bias = _bias(self.anatomy.unembed, self.anatomy.d_logits).to(self.anatomy.device)
+        if not edits_in_unembedding(self.anatomy):
+            return bias
+        of_edits = pulled_through_end(self.anatomy, self._unembedded.T)[1]
+        return bias if of_edits is None else bias + of_edits.to(bias)
+
+    @property
+    def _unembedded(self) -> Float[Tensor, "d_model vocab"]:
+        """The unembedding's own matrix, behind the edits of what it reads."""
+        project, matrix = self.anatomy.unembed_project, _read(weight_matrix(self.anatomy.unembed))
+        whole = matrix if project is None else _read(weight_matrix(project)).to(matrix) @ matrix
+        return whole.to(self.anatomy.device)
 
     attn_norm = property(lambda self: self._norms("attn_norm"), doc="The norm that attention reads through, or None.")
     mlp_norm = property(lambda self: self._norms("mlp_norm"), doc="The norm that the MLP reads through, or None.")
@@ -174,8 +189,7 @@ class Weights:
     @property
     def final_norm(self) -> Norm | None:
         """The norm before the unembedding."""
-        module = self.anatomy.final_norm
-        return None if module is None else self.anatomy.norms[module]
+        return edited_norm(self.anatomy)
 
     @property
     def OV(self) -> PerLayer[Factored]:
@@ -253,7 +267,7 @@ class Weights:
             bias = projection.bias()
             return _zeros(projection.module, *projection.rows.shape) if bias is None else bias.detach()
         if part == "O":
-            matrix = _read(weight_matrix(p.o))
+            matrix = with_side_terms(self.anatomy, p.o, _read(weight_matrix(p.o)))
             if kind == "b":
                 return _bias(p.o, matrix.shape[1])
             return matrix.unflatten(0, (p.dims.n_heads, p.d_z))
@@ -273,6 +287,8 @@ class Weights:
         if module is None:
             raise self._absent(name, "this layer has no dense MLP that its anatomy knows")
         matrix = weight_matrix(module)
+        if part == "out" and kind == "W":
+            return with_side_terms(self.anatomy, module, matrix)
         whole = matrix if kind == "W" else _bias(module, matrix.shape[1])
         if part == "out" or p.gate_up is None:
             return whole

@@ -208,6 +208,16 @@ def _as_added(scores: Scores, mask: Tensor | None) -> Tensor:
     return additive(mask[..., : scores.shape[-1]], scores.dtype)
 
 
+def visible(scores: Scores, mask: Tensor | None) -> Bool[Tensor, "batch head query key"] | None:
+    """Which keys a mask lets each query see, one head for all where it does; None for a plain causal one."""
+    return None if mask is None else unmasked(_added(scores, mask)).expand(len(scores), -1, scores.shape[-2], -1)
+
+
+def unmasked(added: Tensor) -> Bool[Tensor, "*dims"]:
+    """Where what is added to scores hides no key: position biases are nowhere near the least number."""
+    return added > max(torch.finfo(added.dtype).min, torch.finfo(torch.float32).min) / 2
+
+
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask of truth values as what is added to scores; one that is added already as it is."""
     if mask.dtype != torch.bool:

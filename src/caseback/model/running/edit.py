@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from caseback.errors import EditError
@@ -209,8 +209,12 @@ def apply_edits(
     site: Site,
     columns_before: Callable[[Rows], np.ndarray],
     entered: Float[Tensor, "row in"] | None = None,
+    visible: Bool[Tensor, "row head key"] | None = None,
 ) -> Tensor:
-    """Write edits, each with its owner, into a site's rows; returns a copy, or the very ``x`` if none applies."""
+    """Write edits, each with its owner, into a site's rows; returns a copy, or the very ``x`` if none applies.
+
+    ``visible`` are the keys of a map that the model's own mask lets each query see, where that is not plainly causal.
+    """
     given = x
     for owned in in_turns(edits):
         edit = owned[0][1]
@@ -222,7 +226,7 @@ def apply_edits(
         heads = heads_of(alike, rows.edit, x.shape[1]) if x.ndim == 3 else None
         units = units_of(alike, rows.edit, x.shape[-1], before)
         where = Where(site, rows, x.shape[-1], before, alike, heads, units, of_rows)
-        seen = _seen(x, where) if site.name in MAPS else None
+        seen = _seen(x, where, visible) if site.name in MAPS else None
         if heads is None and units is None and len(rows) == len(x) and rows.in_order:
             written = _new(edit, x, where)  # the whole tensor: nothing to pick out and put back
             if x.requires_grad and not written.requires_grad:
@@ -267,15 +271,25 @@ def _new(edit: Edit, old: Tensor, where: Where) -> Tensor:
         return edit.new(old, where).to(old.dtype)
 
 
-def _seen(x: Tensor, where: Where) -> Tensor:
-    """Which addressed keys of a map are their query's own: of its prompt, and not behind it; (row, 1, key).
+def _seen(x: Tensor, where: Where, visible: Tensor | None) -> Tensor:
+    """Which addressed keys of a map are their query's own: of its prompt, not behind it, in its window; (row, 1, key).
 
-    Other columns are padding and what comes later, which no decoder looks at. They are laid out in some passes and not
-    in others (a longer prompt in the batch, decoding without a cache), so an edit of all keys leaves them alone.
+    Other columns are padding, what comes later and what a window has left behind, which the model does not look at.
+    They are laid out in some passes and not in others (a longer prompt in the batch, decoding with or without a cache),
+    so an edit of all keys leaves them alone.
     """
     first = where.n_columns_before[:, None]
     keys = np.arange(x.shape[-1])[None] if where.units is None else where.units
-    return on(x, ((keys >= np.maximum(first, 0)) & (keys <= first + where.rows.at[2][:, None]))[:, None])
+    own = on(x, ((keys >= np.maximum(first, 0)) & (keys <= first + where.rows.at[2][:, None]))[:, None])
+    if visible is None:
+        return own
+    of_rows = visible[on(x, where.rows.at[0])]
+    if where.heads is not None and of_rows.shape[1] > 1:
+        of_rows = torch.take_along_dim(of_rows, on(x, where.heads[:, :, None]), 1)
+    if where.units is not None:
+        at = where.units.clip(0, x.shape[-1] - 1)
+        of_rows = torch.take_along_dim(of_rows, on(x, at[:, None]), 2)
+    return own & of_rows
 
 
 def _index(x: Tensor, where: Where) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.sites import Codec, Site
-from caseback.model.running.attention import mix, native, pattern_of, scores_of
+from caseback.model.running.attention import mix, native, pattern_of, scores_of, visible
 from caseback.model.running.edit import apply_edits
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Frame, Rows
@@ -148,7 +148,7 @@ class Session:
         """The layout of a tensor of ``width`` positions; keys may reach further back than the rows now passing."""
         return self.frame
 
-    def touch(self, site: Site, x: Tensor, *, keys: bool = False) -> Tensor:
+    def touch(self, site: Site, x: Tensor, *, keys: bool = False, visible: Tensor | None = None) -> Tensor:
         """Edit and record (batch, pos, ...); returns the very ``x`` where nothing is edited."""
         self.reached.add(site)
         if site in self.owed:
@@ -156,7 +156,7 @@ class Session:
         if site in self.edits:
             frame = self.layout(x.shape[1], keys)
             rows, entered = x.flatten(0, 1), self.entered.pop(site, None)
-            x = apply_edits(self.edits[site], rows, frame, site, self.shifts, entered).view_as(x)
+            x = apply_edits(self.edits[site], rows, frame, site, self.shifts, entered, visible).view_as(x)
         for view in self.views.get(site, ()):
             x = self._through(view, x, self.layout(x.shape[1], keys))
         if site in self.reads:
@@ -175,9 +175,11 @@ class Session:
             self.owed[view.written] = self.owed.get(view.written, 0) + change
         return x
 
-    def touch_map(self, site: Site, x: Tensor) -> Tensor:
-        """The same for (batch, head, query, key)."""
-        x = self.touch(site, x.transpose(1, 2)).transpose(1, 2)
+    def touch_map(self, site: Site, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The same for (batch, head, query, key), whose keys the mask lets queries see or not."""
+        seen = visible(x, mask) if site in self.edits else None
+        rows = None if seen is None else seen.transpose(1, 2).flatten(0, 1)
+        x = self.touch(site, x.transpose(1, 2), visible=rows).transpose(1, 2)
         if site in self.reads:
             self.acts[site] = x
         return x
@@ -207,12 +209,12 @@ class Session:
             return z
         scores = scores_of(q, k, mask, **how)
         if self.wants(sites["scores"]):
-            scores = self.touch_map(sites["scores"], scores)
+            scores = self.touch_map(sites["scores"], scores, mask)
         if z is not None and not self.wants(sites["pattern"]):
             return z
         pattern = pattern_of(scores, module, **how).to(v.dtype)  # MPT adds its bias in float32
         if self.wants(sites["pattern"]):
-            pattern = self.touch_map(sites["pattern"], pattern)
+            pattern = self.touch_map(sites["pattern"], pattern, mask)
         return mix(pattern, v) if z is None else z
 
     def _on_path(self, sites: dict[str, Site], *tensors: Tensor) -> list[Tensor]:

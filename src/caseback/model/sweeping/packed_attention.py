@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from caseback.model.anatomy.sites import Site
-from caseback.model.running.attention import additive, causal, mix, pattern_of, scores_of
+from caseback.model.running.attention import additive, causal, mix, pattern_of, scores_of, unmasked
 from caseback.model.running.edit import apply_edits
 from caseback.model.running.edit_values import on
 from caseback.model.running.frames import Frame
@@ -145,7 +145,8 @@ def attend(
             if site in wanted:
                 x = maps.transpose(1, 2)
                 edits = session.edits.get(site, ())
-                edited = apply_edits(edits, x.flatten(0, 1), bucket.frame, site, session.shifts)
+                seen = unmasked(mask).transpose(1, 2).flatten(0, 1)
+                edited = apply_edits(edits, x.flatten(0, 1), bucket.frame, site, session.shifts, visible=seen)
                 maps = edited.view_as(x).transpose(1, 2)
                 if site in session.reads:
                     see(bucket, maps)

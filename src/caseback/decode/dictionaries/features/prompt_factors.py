@@ -21,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from caseback.decode.vocabulary.weights.named_matrices import matrix_of, table_of, weights_of
 from caseback.errors import ArgumentError, CasebackError, OutOfRange
+from caseback.model.algebra.under_edits import expect_unedited
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -105,6 +106,7 @@ def neuron_factors(
     chosen = list(range(model.n_layers)) if layers is None else [model.anatomy.layer(i) for i in layers]
     if not chosen or len(set(chosen)) != len(chosen):
         raise OutOfRange(f"layers {chosen}: expected one or more, each once")
+    expect_unedited(model.anatomy, "a factor of what neurons write", {"mlp_out"}, "edit the neurons, mlp_post")
     weights = weights_of(model, True)
     writes: list[Any] = [matrix_of(model, weights, "out", layer) for layer in chosen]
     run = model.run(tokens, read=[("mlp_post", layer) for layer in chosen])

@@ -79,7 +79,7 @@ class AttentionLens:
         own = model.anatomy.layers[self.layer].dims.n_heads if 0 <= self.layer < model.n_layers else None
         if (heads, d) != (own, model.d_model) or self.fingerprint != fingerprint(model):
             raise CasebackError(
-                f"this attention lens was not fitted for {model.name!r} (it is for {heads} heads of layer {self.layer} "
+                f"this attention lens was not fitted for {model!r} (it is for {heads} heads of layer {self.layer} "
                 f"and width {d}, fingerprint {self.fingerprint[:12]}; the model has "
                 f"{'no such layer' if own is None else f'{own} heads there'} and width {model.d_model}, fingerprint "
                 f"{fingerprint(model)[:12]}): fit one on this model"

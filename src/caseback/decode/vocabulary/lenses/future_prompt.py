@@ -79,7 +79,7 @@ class FuturePrompt:
         deepest, d = max(self.row, self.target_row), self.vectors.shape[-1]
         if d != model.d_model or deepest > model.n_layers or self.fingerprint != fingerprint(model):
             raise CasebackError(
-                f"this prompt was not trained for {model.name!r} (it is for rows {self.row} and {self.target_row} and "
+                f"this prompt was not trained for {model!r} (it is for rows {self.row} and {self.target_row} and "
                 f"width {d}, fingerprint {self.fingerprint[:12]}; the model has rows 0 to {model.n_layers} and width "
                 f"{model.d_model}, fingerprint {fingerprint(model)[:12]}): train one on this model"
             )

@@ -22,6 +22,7 @@ from torch import Tensor
 from caseback.decode.vocabulary.lenses.lens_statistics import Places, expect_sizes, followed, labelled_readings, read
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.jobs.fingerprint import fingerprint as digest_of
 from caseback.jobs.fingerprint import raw_digest
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.anatomy.norms import at_least_float32
@@ -55,7 +56,8 @@ class Lens(Displayed):
     ahead
         The map at t gives the stream of t + ahead.
     fingerprint
-        Of the unembedding that it was fitted for; empty where that is unknown.
+        Of the unembedding that it was fitted for, and of the edits that the model stood under; empty where that is
+        unknown.
     provenance
         How it was fitted, for people: corpus, steps, losses.
     """
@@ -117,7 +119,7 @@ class Lens(Displayed):
         Raises
         ------
         CasebackError
-            Where width, depth or the unembedding differ.
+            Where width, depth, the unembedding or the edits that the model stands under differ.
         """
         if (self.d_model, self.n_layers) != (model.d_model, model.n_layers):
             raise CasebackError(
@@ -126,13 +128,16 @@ class Lens(Displayed):
             )
         if self.fingerprint and self.fingerprint != fingerprint(model):
             raise CasebackError(
-                f"this lens was fitted for another unembedding than that of {model.name!r} (fingerprint "
-                f"{self.fingerprint[:12]}, the model's is {fingerprint(model)[:12]}): fit one on this model"
+                f"this lens was fitted for another unembedding, or under other edits, than {model!r} (fingerprint "
+                f"{self.fingerprint[:12]}, the model's is {fingerprint(model)[:12]}): fit one on this model, or give "
+                "edits to the call that reads"
             )
 
 
 def fingerprint(model: Model) -> str:
     """A checksum of what turns the final stream into logits: the final norm's gain and the unembedding, in float32.
+
+    Of a model under edits these are in it too: states that they change are not those that a lens was fitted on.
 
     Examples
     --------
@@ -143,7 +148,8 @@ def fingerprint(model: Model) -> str:
     anatomy = model.anatomy
     norm = None if anatomy.final_norm is None else anatomy.norms[anatomy.final_norm]
     parts = [weight_matrix(anatomy.unembed)] + ([] if norm is None else [norm.gamma])
-    return raw_digest(*(part.detach().cpu().double().numpy().astype(np.float32) for part in parts))
+    edits = [digest_of(list(anatomy.standing), "edits").encode()] if anatomy.standing else []
+    return raw_digest(*(part.detach().cpu().double().numpy().astype(np.float32) for part in parts), *edits)
 
 
 @technique(

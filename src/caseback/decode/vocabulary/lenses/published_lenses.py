@@ -45,11 +45,13 @@ def save_tuned_lens(lens: Lens, folder: str | Path, model: Model) -> None:
     Raises
     ------
     CasebackError
-        For a lens that the layout cannot hold.
+        For a lens that the layout cannot hold, and for a model under edits, of which it says nothing.
     """
     if lens.rows != tuple(range(lens.n_layers)) or lens.ahead:
         raise CasebackError(f"the tuned-lens layout holds one map for each of {lens.n_layers} depths: {lens.rows}")
     lens.expect(model)
+    if model.anatomy.standing:
+        raise CasebackError(f"the tuned-lens layout cannot say what {model!r} stands under: write it with save_lens")
     folder = Path(folder)
     make_folder(folder, "the lens")
     identity = torch.eye(lens.d_model).to(lens.weight)

@@ -4,8 +4,8 @@
     attention lens   down (head, d_model, rank), up (head, rank, d_model);  or weight (head, d_model, vocab)
     future prompt    vectors (pos, d_model)
 
-Besides what every artifact says, the metadata hold ``fingerprint`` (of the model's final norm and unembedding) and the
-numbers that the tensors do not tell.
+Besides what every artifact says, the metadata hold ``fingerprint`` (of the model's final norm, unembedding and edits)
+and the numbers that the tensors do not tell.
 """
 
 from __future__ import annotations

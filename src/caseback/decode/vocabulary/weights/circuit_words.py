@@ -23,6 +23,7 @@ from caseback.decode.vocabulary.weights.weight_words import as_words, joined
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -60,6 +61,7 @@ def vocabulary_circuit(model: Model, matrix: str, layer: int, head: int, *, fold
     >>> circuit.shape == (model.d_vocab, model.d_vocab), circuit.inner == model.d_head
     (True, True)
     """
+    expect_in_weights(model.anatomy, "a matrix in words")
     kind, weights = kind_of(matrix), weights_of(model, folded)
     if not kind.circuit:
         raise CasebackError(f"matrix {matrix!r} has words on one side only: expected 'ov' or 'qk'")

@@ -25,6 +25,7 @@ from caseback.decode.vocabulary.weights.weight_words import as_words, ends
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.factored import Factored
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.weights import Weights
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -93,6 +94,7 @@ def weight_svd_words(
     expect_sizes(k, max_logits)
     if top < 1:
         raise OutOfRange(f"top={top}: expected at least 1 singular vector")
+    expect_in_weights(model.anatomy, "a matrix in words")
     kind, weights = kind_of(matrix), weights_of(model, folded)
     u, values, vh = svd_of(matrix_of(model, weights, matrix, layer, head, expert))
     squares = values.pow(2)

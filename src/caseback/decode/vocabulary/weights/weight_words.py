@@ -23,6 +23,7 @@ from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, text
 from caseback.decode.vocabulary.weights.named_matrices import Side, finite, kind_of, matrix_of, table_of, weights_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -206,6 +207,7 @@ def weights_as_words(
     """
     max_logits = limit("weight_products", given=max_logits)
     expect_sizes(k, max_logits)
+    expect_in_weights(model.anatomy, "a matrix in words")
     kind, weights = kind_of(matrix), weights_of(model, folded)
     if kind.circuit:
         raise CasebackError(f"{matrix!r} has words on both sides and no units: use circuit_pairs or weight_svd_words")

@@ -24,6 +24,7 @@ from caseback.decode.vocabulary.weights.named_matrices import MATRICES, finite, 
 from caseback.decode.vocabulary.weights.weight_words import as_words
 from caseback.errors import OutOfRange, SiteAbsent
 from caseback.jobs.budget import limit
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import Name
@@ -77,6 +78,7 @@ def units_of_word(model: Model, word: str | int, *, k: int = 10, folded: bool = 
     """
     expect_sizes(k, 1)
     token = model.token_id(word)
+    expect_in_weights(model.anatomy, "a matrix in words")
     weights = weights_of(model, folded)
     tables = {side: table_of(weights, side) for side in ("in", "out")}
     for side, table in tables.items():

@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from caseback.model.anatomy.anatomy import Anatomy
-from caseback.model.running.attention import attending, masked
+from caseback.model.running.attention import attending, masked, unmasked
 from caseback.model.running.passing import undisturbed
 from caseback.model.running.undo import as_found
 
@@ -67,9 +67,7 @@ def _masks(anatomy: Anatomy, width: int) -> list[Tensor]:
 
     def attender(layer: int, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Any, **how: Any) -> Tensor:
         none = torch.zeros(1, 1, q.shape[2], k.shape[2], dtype=q.dtype, device=q.device)
-        lowest = max(torch.finfo(q.dtype).min, torch.finfo(torch.float32).min)
-        # a mask may hold position biases too, which are nowhere near the least number
-        seen[layer] = (masked(none, mask) > lowest / 2)[0].any(0)
+        seen[layer] = unmasked(masked(none, mask))[0].any(0)
         return v.new_zeros(len(q), q.shape[2], q.shape[1], v.shape[3])
 
     with ExitStack() as stack:
