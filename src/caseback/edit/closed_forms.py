@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
+from caseback.model.anatomy.coerce import in_float64
 
 Keys = Float[Tensor, "fact neuron"]
 
@@ -33,9 +34,9 @@ def least(keys: Keys, whitened: Keys, weight: float = 0.0) -> Keys:
     >>> (read @ torch.eye(2, 3).double().T).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    gram = keys.double() @ whitened.double().T
+    gram = in_float64(keys) @ in_float64(whitened).T
     gram = gram + weight * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solution, failed = torch.linalg.solve_ex(gram, whitened.double())
+    solution, failed = torch.linalg.solve_ex(gram, in_float64(whitened))
     if int(failed) or not bool(solution.isfinite().all()):
         raise EditError("two facts have the same key, so both cannot be written exactly: give other facts, or memit")
     return solution
@@ -43,7 +44,7 @@ def least(keys: Keys, whitened: Keys, weight: float = 0.0) -> Keys:
 
 def two_keys(bare: Keys, whitened_mean: Keys) -> Keys:
     """What published ROME reads: the mean key's direction, divided by the bare prompt's key along it, fact by fact."""
-    return whitened_mean / (bare.double() * whitened_mean).sum(-1, keepdim=True)
+    return whitened_mean / (in_float64(bare) * whitened_mean).sum(-1, keepdim=True)
 
 
 def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Tensor, "neuron free"]:
@@ -61,7 +62,7 @@ def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Te
     """
     if not 0 < share < 1:
         raise EditError(f"share is {share}: expected a share of the keys' second moment, between 0 and 1")
-    sizes, vectors = torch.linalg.eigh(moment.double())  # ascending
+    sizes, vectors = torch.linalg.eigh(in_float64(moment))  # ascending
     held = sizes.clamp_min(0).cumsum(0) / sizes.clamp_min(0).sum()
     n = int((held <= share).sum())
     if not n:
@@ -73,8 +74,8 @@ def null_space(moment: Float[Tensor, "neuron neuron"], share: float) -> Float[Te
 
 def in_null_space(keys: Keys, free: Float[Tensor, "neuron free"], past: Keys | None, ridge: float) -> Keys:
     """What AlphaEdit reads, in the span of ``free`` whatever the keys; ``past`` are the keys of earlier edits."""
-    k = keys.double() @ free
-    all_keys = k if past is None else torch.cat([k, past.double() @ free])
+    k = in_float64(keys) @ free
+    all_keys = k if past is None else torch.cat([k, in_float64(past) @ free])
     gram = all_keys.T @ all_keys
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, k.T).T @ free.T

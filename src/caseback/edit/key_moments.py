@@ -21,6 +21,7 @@ from caseback.edit.places import write_site
 from caseback.errors import CasebackError, EditError, LoadError
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.json_text import parse_json
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -172,7 +173,7 @@ def solved(
     """C^-1 k of each key in float64, C with ``ridge`` times its mean diagonal on its diagonal."""
     if not 0 <= ridge < float("inf"):
         raise EditError(f"ridge is {ridge}: expected 0 or more, a share of C's mean diagonal")
-    c = moment.double()
+    c = in_float64(moment)
     c = c + ridge * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype, device=c.device)
     factor, failed = torch.linalg.cholesky_ex(c)
     if int(failed) or not bool(factor.isfinite().all()):
@@ -180,4 +181,4 @@ def solved(
             "the keys' second moment has no inverse: fewer tokens than neurons, or neurons that never fire. Collect it "
             "over more text, or give ridge=1e-4"
         )
-    return torch.cholesky_solve(keys.double().T, factor).T
+    return torch.cholesky_solve(in_float64(keys).T, factor).T

@@ -22,6 +22,7 @@ from caseback.edit.places import Rows, in_contexts, located, pieces_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
@@ -181,7 +182,7 @@ def _block(
     segments = [Segment(0, b, int(asked.rows.at[b]), int(ends[b]) + 1, entry) for b in range(len(tokens))]
     with undisturbed(model.anatomy, grad=False):
         clean = record(model.anatomy, tokens)
-    start = start.to(device, torch.float64)
+    start = start.to(device, widest(device))
     size = start.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     delta = torch.zeros_like(start).requires_grad_()
     optimizer = torch.optim.Adam([delta], lr=search.lr)

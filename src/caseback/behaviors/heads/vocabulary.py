@@ -25,6 +25,7 @@ from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.heads.early_words import written_words
 from caseback.behaviors.kinds import Look, halves, kind, look_at
 from caseback.errors import SiteAbsent, TokensError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.tasks.facts import SERIES
 from caseback.tasks.standard.repeats import ordinary_tokens
 
@@ -51,7 +52,7 @@ def percentiles(
     """The share of targets that each token's own target exceeds."""
     at = torch.as_tensor(list(own), device=written.device)
     value = written.gather(-1, at.expand(written.shape[:-1])[..., None])
-    return (written < value).double().mean(-1).flatten(0, 1).cpu().numpy()
+    return in_float64(written < value).mean(-1).flatten(0, 1).cpu().numpy()
 
 
 def _own_and_other(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
