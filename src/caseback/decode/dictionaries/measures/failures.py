@@ -120,7 +120,7 @@ def _absorbed(dictionary: Dictionary, planted: Planted, parents: Tensor, match: 
     exists = (match >= 0).to(device)
     step = rows_in_hand(dictionary)
     for x, child, there in zip(
-        planted.states.to(dictionary.W_enc.device).split(step), has_child.split(step), amount.split(step), strict=True
+        planted.states.to(dictionary.W_enc).split(step), has_child.split(step), amount.split(step), strict=True
     ):
         codes = in_float64(dictionary.encode(x))
         silent = ~((codes[:, own] != 0) & exists)

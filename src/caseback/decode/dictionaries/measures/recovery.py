@@ -142,7 +142,7 @@ def confusion(
     columns = features.clamp_min(0).to(wanted.device)
     exists = (features >= 0).to(wanted.device)
     step = rows_in_hand(dictionary)
-    for x, truth in zip(planted.states.to(wanted.device).split(step), wanted.split(step), strict=True):
+    for x, truth in zip(planted.states.to(dictionary.W_enc).split(step), wanted.split(step), strict=True):
         fires = (dictionary.encode(x) != 0)[:, columns] & exists
         both += (fires & truth).sum(0)
         active += fires.sum(0)
