@@ -129,7 +129,7 @@ def attribution_patching(
         gradients = pair.gradients(at) if steps is None else _averaged(model, pair, at, *RULES[rule](steps))
         change = whole.estimate(gradients)
         change = change.masked_fill(~pair.base.tokens.mask.to(change.device), 0.0).sum(-1)
-        return {part.site: part.estimate(gradients).cpu() for part in parts}, change.cpu(), pair.coords()
+        return {part.site: part.estimate(gradients) for part in parts}, change, pair.coords()
 
     # both runs' values at a site, their difference and the gradient there
     numbers = sum(numbers_of(model.anatomy, site, base.shape[1]) for site in read)
