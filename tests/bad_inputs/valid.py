@@ -89,6 +89,7 @@ class Valid:
         address = self.server.__enter__()
         remote = cb.connect(address)
         cb.save_edits([cb.Zero("z", layer=0, head=0)], room / "edits.safetensors")
+        dictionary = TopK(16, 20, k=3, facts=Facts(site="resid_post.0")).to(model.device)
         self.by_name: dict[str, Any] = {
             "model": model,
             "tokens": TEXT,
@@ -140,8 +141,8 @@ class Valid:
             "fn": _first_logit,
             "function": _double,
             "basis": torch.eye(16)[:2],
-            "dictionaries": {"one": TopK(16, 20, k=3, facts=Facts(site="resid_post.0"))},
-            "dictionary": TopK(16, 20, k=3, facts=Facts(site="resid_post.0")),
+            "dictionaries": {"one": dictionary},
+            "dictionary": dictionary,
             "states": torch.randn(40, 16, generator=torch.Generator().manual_seed(0)),
             "planted": planted_features(16, 4, 40, probabilities=[0.5] * 4, parents=[-1, 0, -1, -1]),
             "features": torch.eye(16)[:2],

@@ -28,9 +28,9 @@ OTHER = "Mary and Tom went"
 def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str, dict[str, Any]]:
     """Arguments by door; files that are read lie in the room."""
     save(dictionary := TopK(8, 16, k=2), room / "published")
-    own = TopK(16, 32, k=2, facts=Facts(site="resid_post.0"))
+    own = TopK(16, 32, k=2, facts=Facts(site="resid_post.0")).to(model.device)
     of_mlp = [Facts(site=f"mlp_in.{layer}", target=f"mlp_out.{layer}") for layer in (0, 1)]
-    transcoders = [TopK(16, 20, k=3, facts=facts) for facts in of_mlp]
+    transcoders = [TopK(16, 20, k=3, facts=facts).to(model.device) for facts in of_mlp]
     notes = cb.Notes().put("L0H1", "repeats names", by="ann")
     notes.save(room / "notes.json")
     explained = FeatureExplanation(3, "names")

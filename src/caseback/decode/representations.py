@@ -11,6 +11,7 @@ from torch import Tensor
 
 from caseback.decode.states import States
 from caseback.errors import CasebackError
+from caseback.model.anatomy.coerce import float64_device
 
 
 def representations(
@@ -64,6 +65,7 @@ def as_numbers(x: Any, dims: str, what: str = "representations") -> Float[Tensor
     if data.is_complex():
         raise CasebackError(f"{what} are complex numbers: expected real ones, {dims}")
     data = data.detach()
+    data = data.to(float64_device(data.device))  # what is fitted to them is summed up and solved in float64
     return data if data.dtype in (torch.float32, torch.float64) else data.float()
 
 

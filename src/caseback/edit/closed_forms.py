@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
+from caseback.model.anatomy.coerce import in_float64
 
 Keys = Float[Tensor, "fact neuron"]
 
@@ -33,9 +34,9 @@ def least(keys: Keys, whitened: Keys, weight: float = 0.0) -> Keys:
     >>> (read @ torch.eye(2, 3).double().T).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    gram = keys.double() @ whitened.double().T
+    gram = in_float64(keys) @ in_float64(whitened).T
     gram = gram + weight * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solution, failed = torch.linalg.solve_ex(gram, whitened.double())
+    solution, failed = torch.linalg.solve_ex(gram, in_float64(whitened))
     if int(failed) or not bool(solution.isfinite().all()):
         raise EditError("two facts have the same key, so both cannot be written exactly: give other facts, or memit")
     return solution
@@ -43,12 +44,12 @@ def least(keys: Keys, whitened: Keys, weight: float = 0.0) -> Keys:
 
 def two_keys(bare: Keys, whitened_mean: Keys) -> Keys:
     """What published ROME reads: the mean key's direction, divided by the bare prompt's key along it, fact by fact."""
-    return whitened_mean / (bare.double() * whitened_mean).sum(-1, keepdim=True)
+    return whitened_mean / (in_float64(bare) * whitened_mean).sum(-1, keepdim=True)
 
 
 def spectrum(moment: Float[Tensor, "neuron neuron"]) -> tuple[Float[Tensor, " neuron"], Float[Tensor, "neuron neuron"]]:
     """Eigenvalues of the keys' second moment, ascending, and its eigenvectors as columns, in float64."""
-    sizes, vectors = torch.linalg.eigh(moment.double())
+    sizes, vectors = torch.linalg.eigh(in_float64(moment))
     return sizes, vectors
 
 
@@ -85,8 +86,8 @@ def in_null_space(keys: Keys, free: Float[Tensor, "neuron free"], past: Keys | N
     With B = [K; K_p] free, x = (B^T B + ridge I)^-1 (K free)^T are the columns of B^T (B B^T + ridge I)^-1 that belong
     to K: a system of as many equations as there are keys, or as free directions, whichever are fewer.
     """
-    k = keys.double() @ free
-    all_keys = k if past is None else torch.cat([k, past.double() @ free])
+    k = in_float64(keys) @ free
+    all_keys = k if past is None else torch.cat([k, in_float64(past) @ free])
     few = len(all_keys) < all_keys.shape[1]
     gram = all_keys @ all_keys.T if few else all_keys.T @ all_keys
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

@@ -17,6 +17,7 @@ from caseback.edit.places import expect_editable, write_site
 from caseback.edit.rome import keys_in, listed_facts
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.registry import technique
 from caseback.model.running.affine import SideTerm
@@ -91,7 +92,7 @@ def fine_tuned(
     facts, site = listed_facts(facts), write_site(model, layer)
     if bound is None:
         weight = weight_matrix(model.anatomy.module_at(site)).detach()
-        bound = SHARE * float(weight.double().square().mean().sqrt())
+        bound = SHARE * float(in_float64(weight).square().mean().sqrt())
     lr = bound if lr is None else lr
     if not (0 < bound < float("inf") and 0 < lr < float("inf") and steps >= 1):
         raise OutOfRange(f"bound={bound}, lr={lr}, steps={steps}: expected numbers above 0")

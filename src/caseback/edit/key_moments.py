@@ -22,6 +22,7 @@ from caseback.edit.places import write_site
 from caseback.errors import CasebackError, EditError, LoadError
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.json_text import parse_json
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -83,9 +84,10 @@ class KeyMoments:
         CasebackError
             As ``factored``.
         """
+        keys = in_float64(keys)
         if (layer, ridge) not in self._factors:
             self._factors[layer, ridge] = factored(self.at(layer).to(keys.device), ridge)
-        return torch.cholesky_solve(keys.double().T, self._factors[layer, ridge].to(keys.device)).T
+        return torch.cholesky_solve(keys.T, self._factors[layer, ridge].to(keys.device)).T
 
     def free(self, layer: int, share: float) -> Float[Tensor, "neuron free"]:
         """The directions that keys of a layer hardly use, as ``null_space``; C's spectrum is found once for all edits.
@@ -205,7 +207,7 @@ def factored(moment: Float[Tensor, "neuron neuron"], ridge: float) -> Float[Tens
     """
     if not 0 <= ridge < float("inf"):
         raise EditError(f"ridge is {ridge}: expected 0 or more, a share of C's mean diagonal")
-    c = moment.double()
+    c = in_float64(moment)
     c = c + ridge * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype, device=c.device)
     factor, failed = torch.linalg.cholesky_ex(c)
     if int(failed) or not bool(factor.isfinite().all()):

@@ -23,6 +23,7 @@ from caseback.edit.facts import Fact
 from caseback.errors import EditError, LoadError
 from caseback.jobs.json_text import parse_json
 from caseback.model.anatomy.assembled import assembled
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.dense import stored_matrix
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
@@ -110,7 +111,7 @@ def change_of(edit: Edit) -> Float[Tensor, "out in"]:
     """What a side term adds to its matrix, dW, in the orientation of dW k."""
     if not isinstance(edit, SideTerm):
         raise EditError(f"{edit.describe()} changes no weight: expected a side term")
-    return edit.left.double().T @ edit.right.double()
+    return in_float64(edit.left).T @ in_float64(edit.right)
 
 
 @checked

@@ -24,6 +24,7 @@ from caseback.edit.places import pieces_of, write_site
 from caseback.edit.rome import listed_facts
 from caseback.errors import EditError, OutOfRange
 from caseback.jobs.training import Plan, fit
+from caseback.model.anatomy.coerce import in_float64, widest
 from caseback.model.anatomy.dense import weight_shape
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.anatomy.norms import at_least_float32
@@ -208,7 +209,7 @@ def with_moments(model: Model, editor: MEND, facts: Sequence[Fact]) -> MEND:
         for n, sides in zip(editor.networks, gradient_factors(model, some, editor.sites), strict=True):
             counted = sides[1].any(-1)
             for half, side in enumerate(sides):
-                x = side[counted].double()
+                x = in_float64(side[counted])
                 new = torch.stack([torch.ones_like(x), x, x.square()]).sum(1)
                 sums[n, half] = sums[n, half] + new if (n, half) in sums else new
     parameters = dict(editor.parameters)
@@ -275,7 +276,7 @@ def outer_loss(
         terms.append(OwnTerms(editor.sites[i], left[counted], right[counted], counted.nonzero()[:, 0], owner))
     wanted = torch.tensor([token for one in asked for token in one.wanted], device=device)
     stays = wanted < 0
-    share = torch.tensor([x for one in asked for x in one.share], dtype=torch.float64, device=device) / len(asked)
+    share = torch.tensor([x for one in asked for x in one.share], dtype=widest(device), device=device) / len(asked)
     share = torch.where(stays, share, edit_weight * share)
     before = _next(model, model.tokens([row for row, stay in zip(ids, stays.tolist(), strict=True) if stay]))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from caseback.edit.facts import Fact, spaced
 from caseback.errors import EditError, TokensError
 from caseback.jobs.budget import limit
-from caseback.model.anatomy.coerce import widened
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.answer_metrics import answer_ids
 from caseback.model.running.model import Model
@@ -127,7 +127,7 @@ def states_at(model: Model, rows: Rows, sites: Sequence[Any]) -> list[Float[Tens
         at = tokens.column(torch.tensor([rows.at[i] for i in block], device=tokens.ids.device))
         for part, site in zip(parts, sites, strict=True):
             x = run[site]
-            part.append(widened(x[torch.arange(len(x), device=x.device), at.to(x.device)]))
+            part.append(in_float64(x[torch.arange(len(x), device=x.device), at.to(x.device)]))
     return [torch.cat(part) for part in parts]
 
 

@@ -14,6 +14,7 @@ from caseback.edit.scores import MEASURES, scores, summary
 from caseback.edit.side_effects import on_plain_text
 from caseback.errors import EditError
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.affine import SideTerm
@@ -107,5 +108,5 @@ def sequential(
 
 def sizes_of(edit: KnowledgeEdit) -> list[float]:
     """The Frobenius norm of each side term, from its two sides: |L^T R|^2 = sum of (L L^T) * (R R^T)."""
-    sides = [(one.left.double(), one.right.double()) for one in edit.edits if isinstance(one, SideTerm)]
+    sides = [(in_float64(one.left), in_float64(one.right)) for one in edit.edits if isinstance(one, SideTerm)]
     return [float(((a @ a.T) * (b @ b.T)).sum().clamp_min(0).sqrt()) for a, b in sides]

@@ -22,6 +22,7 @@ from caseback.edit.places import Rows, in_contexts, located, pieces_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import float64_device
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
@@ -181,16 +182,17 @@ def _block(
     segments = [Segment(0, b, int(asked.rows.at[b]), int(ends[b]) + 1, entry) for b in range(len(tokens))]
     with undisturbed(model.anatomy, grad=False):
         clean = record(model.anatomy, tokens)
-    start = start.to(device, torch.float64)
+    place = float64_device(device)
+    start, mine = start.to(place, torch.float64), owner.to(place)
     size = start.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     delta = torch.zeros_like(start).requires_grad_()
     optimizer = torch.optim.Adam([delta], lr=search.lr)
-    done, losses = torch.zeros(len(facts), dtype=torch.bool, device=device), torch.zeros(len(facts)).to(start)
+    done, losses = torch.zeros(len(facts), dtype=torch.bool, device=place), torch.zeros(len(facts)).to(start)
     for step in range(search.steps + 1):
-        going = [s for s in segments if not done[owner[s.example]]]
-        put = (Replace if search.replaced else Add)(site.name, delta[owner], layer=_layer(site), pos=at)
+        going = [s for s in segments if not done[mine[s.example]]]
+        put = (Replace if search.replaced else Add)(site.name, delta[mine], layer=_layer(site), pos=at)
         values, rows = _measured(model, clean, going, put, bound)
-        per_fact = torch.zeros_like(losses).index_add(0, owner[rows], (share[rows] * values).to(losses))
+        per_fact = torch.zeros_like(losses).index_add(0, mine[rows.to(place)], (share[rows] * values).to(losses))
         loss = per_fact + search.decay * (delta.norm(dim=-1) / size[:, 0] ** 2 if search.decay else 0.0)
         if not bool(loss.isfinite().all()):
             raise CasebackError("the loss of a value is not finite: lower lr")

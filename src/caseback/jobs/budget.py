@@ -81,7 +81,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "task_prompts": Limit(16, "prompts per pass", "logits over a long vocabulary are held for each"),
         "organism_documents": Limit(100, "documents per pass", "their logits at all positions are held"),
         "interchange_prompts": Limit(64, "source prompts per pass", "what is swapped is read from their runs"),
-        "attribution_prompts": Limit(16, "prompts per pass", "every writer and reader of a prompt is held"),
+        "attribution_prompts": Limit(16, "prompts per pass", "every writer and reader of a prompt is held", 1024),
         "constants_rows": Limit(1024, "token rows per step", "several components' constants are fitted together"),
         "constants_prompts": Limit(16, "prompts per pass", "losses of several components are measured together"),
         "pruned_circuits": Limit(16, "circuits per pass", "edges are tried together, each beyond the one before"),

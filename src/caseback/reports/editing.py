@@ -17,6 +17,7 @@ from caseback.edit.facts import Fact, spaced
 from caseback.edit.places import pieces_of
 from caseback.edit.scores import begins_with, teacher_forced
 from caseback.errors import EditError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.arguments import checked
 from caseback.model.running.affine import SideTerm
@@ -181,8 +182,8 @@ def _change(model: Model, edit: Any) -> dict[str, Any]:
     """Where an edit stands, and the Frobenius norm of leftᵀ right: |L'R|² = sum of LL' ∘ RR'."""
     if not isinstance(edit, SideTerm):
         return {"site": edit.site, "rank": None, "norm": None, "share": None}
-    left, right = edit.left.double(), edit.right.double().to(edit.left.device)
+    left, right = in_float64(edit.left), in_float64(edit.right.to(edit.left.device))
     norm = math.sqrt(max(0.0, float(((left @ left.T) * (right @ right.T)).sum())))
     (site,) = model.anatomy.sites(edit.site)
-    weight = weight_matrix(model.anatomy.module_at(site)).detach().double()
+    weight = in_float64(weight_matrix(model.anatomy.module_at(site)).detach())
     return {"site": edit.site, "rank": len(left), "norm": norm, "share": norm / float(weight.norm())}

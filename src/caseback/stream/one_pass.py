@@ -70,7 +70,9 @@ def pass_over(
             if narrow:
                 part = _on_device(table.empty(model), device)
                 table.add(part, seen)
-                empty[name] = table.merge(empty[name], _as(empty[name], part))
+                part, whole = _as(empty[name], part), empty[name]
+                # a table that only its first batch begins has nothing to be merged with
+                empty[name] = table.merge(whole, part) if whole and part else whole or part
             else:
                 table.add(states[name], seen)
         if also is not None:

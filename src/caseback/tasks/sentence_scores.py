@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.errors import TokensError
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.arguments import checked
 from caseback.model.running.metrics import loss
 from caseback.model.running.model import Model
@@ -88,7 +89,7 @@ def sentence_log_prob(model: Model, sentences: Sequence[str], *, bos: bool | Non
         ids, mask = tokens.ids[chunk, :longest], tokens.mask[chunk, :longest]
         part = type(tokens)(ids, mask, [tokens.text[int(i)] for i in chunk])
         mean = loss()(model.run(part))
-        scores[chunk.cpu()] = -(mean.double() * (part.lengths - 1)).cpu()
+        scores[chunk.cpu()] = -(in_float64(mean.cpu()) * (part.lengths.cpu() - 1))
     return scores
 
 

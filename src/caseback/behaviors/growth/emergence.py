@@ -29,6 +29,7 @@ from caseback.errors import CasebackError
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.parameters import expect_own_numbers
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -250,7 +251,7 @@ def _measure(
 
 def _squared_weights(hf: nn.Module) -> float:
     expect_own_numbers(hf, "their sum of squares")
-    return sum(float(w.detach().double().square().sum()) for w in hf.parameters())
+    return sum(float(in_float64(w.detach()).square().sum()) for w in hf.parameters())
 
 
 def _coefficient(model: Model, text: Text, seed: int) -> float:

@@ -22,6 +22,7 @@ from caseback.behaviors.growth.ngrams import NGrams
 from caseback.behaviors.synthetic import span_of, streams
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import widened
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
 from caseback.stream.packing import Block, Row
@@ -95,8 +96,8 @@ def losses_of(model: Model, rows: Sequence[Sequence[int]]) -> Float[np.ndarray, 
     """The loss of every token but a row's first, in nats; NaN past a row's end."""
     parts: list[np.ndarray] = [np.zeros(0)] * len(rows)
     for which, ids, mask, log_probs in predictions(model, rows):
-        own = -log_probs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].double()
-        for number, row in zip(which.tolist(), own.masked_fill(~mask[:, 1:], torch.nan).cpu().numpy(), strict=True):
+        own = -log_probs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].cpu().double()
+        for number, row in zip(which.tolist(), own.masked_fill(~mask[:, 1:].cpu(), torch.nan).numpy(), strict=True):
             parts[number] = row
     return _padded(parts)
 
@@ -111,18 +112,19 @@ def _padded(parts: Sequence[np.ndarray]) -> np.ndarray:
 def text_losses(model: Model, text: Text) -> tuple[np.ndarray, dict[str, float | None]]:
     """Losses of the text, (row, pos), and mean distances ``"to unigrams"`` and ``"to bigrams"``."""
     parts: list[np.ndarray] = [np.zeros(0)] * len(text.rows)
-    unigram = text.counts.unigram.to(model.device)
+    unigram = text.counts.unigram
     own_entropy = (unigram * unigram.log()).sum()
-    sums = torch.zeros(3, dtype=torch.float64, device=model.device)
+    sums = torch.zeros(3, dtype=torch.float64)
     for which, ids, mask, log_probs in predictions(model, text.rows):
-        q, inside = log_probs[:, :-1].double(), mask[:, 1:]
+        q, inside = widened(log_probs[:, :-1]), mask[:, 1:]
         own = -q.gather(-1, ids[:, 1:, None])[..., 0]
         for number, row in zip(which.tolist(), own.masked_fill(~inside, torch.nan).cpu().numpy(), strict=True):
             parts[number] = row
         before = ids[:, :-1].cpu()
         some = text.counts.often(before) & inside.cpu()
         p, q = text.counts.after(before[some]).to(q), q[some.to(q.device)]
-        sums += torch.stack([(own_entropy - q @ unigram).sum(), (p * (p.log() - q)).sum(), some.sum().to(q)])
+        parts_of = [(own_entropy.to(q) - q @ unigram.to(q)).sum(), (p * (p.log() - q)).sum(), some.sum().to(q)]
+        sums += torch.stack(parts_of).cpu()
     to_unigram, to_bigram, n = sums.tolist()
     if not n:
         return _padded(parts), {"to unigrams": None, "to bigrams": None}

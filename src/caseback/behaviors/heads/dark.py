@@ -17,6 +17,7 @@ from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.stream.outliers import darkest
 from caseback.errors import SiteAbsent
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 
 DRAWS = 20
@@ -29,7 +30,7 @@ def shares(evidence: Evidence, bands: Tensor) -> np.ndarray:
     for fold in evidence.folds(TEXT, "head_moments"):
         layers = []
         for layer in range(evidence.model.n_layers):
-            write = at_least_float32(evidence.model.weights.W_O[layer].detach()).double()
+            write = in_float64(at_least_float32(evidence.model.weights.W_O[layer].detach()))
             post = evidence.model.weights.attn_post_norm[layer]
             if post is not None:
                 write = post.centre(write * post.gamma.to(write))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from caseback.behaviors.mechanisms.report import Margin
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.running.metrics import is_first
 from caseback.model.running.model import Model
 from caseback.tasks.prompts import Prompts
@@ -34,13 +35,13 @@ def margin(model: Model, prompts: Prompts, *, seed: int = 0) -> Margin:
     """
     run = model.run(prompts.clean)
     clean = prompts.metric(run).cpu().double().numpy()
-    corrupt = float(prompts.metric(model.run(prompts.corrupt)).double().mean())
+    corrupt = float(in_float64(prompts.metric(model.run(prompts.corrupt))).mean())
     rng = np.random.default_rng(seed)
     dealt = []
     for _ in range(DEALS):
         order = rng.permutation(len(prompts)).tolist()
         others = replace(prompts, target=[prompts.target[i] for i in order], foil=[prompts.foil[i] for i in order])
-        dealt.append(others.metric(run).double().mean())
+        dealt.append(in_float64(others.metric(run)).mean())
     means = torch.stack(dealt).cpu().numpy()
     right = clean > 0
     if prompts.measure == "log_prob":

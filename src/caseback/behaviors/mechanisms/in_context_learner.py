@@ -20,6 +20,7 @@ import xarray as xr
 from caseback.behaviors.mechanisms.learners import learners
 from caseback.errors import OutOfRange, TokensError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.answer_metrics import answer_ids
@@ -164,9 +165,9 @@ def _predictions(model: Model, examples: Regression, ids: list[int]) -> tuple[np
         logits = model.run(tokens).logits
         at = tokens.column(-1).to(logits.device)
         # half precision would round the sum over a vocabulary
-        p = logits[torch.arange(len(tokens), device=logits.device), at].double().softmax(-1)[:, ids]
+        p = in_float64(logits[torch.arange(len(tokens), device=logits.device), at]).softmax(-1)[:, ids]
         sums.append(p.sum(-1))
-        means.append(p @ values.to(p.device) / p.sum(-1))
+        means.append(p @ values.to(p) / p.sum(-1))
     return torch.cat(means).cpu().numpy(), float(torch.cat(sums).mean())
 
 

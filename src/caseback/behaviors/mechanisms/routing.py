@@ -22,6 +22,7 @@ from caseback.behaviors.mechanisms.mlp_inputs import Mlp, MlpInputs, mlp_inputs
 from caseback.errors import CasebackError, OutOfRange, SiteAbsent, did_you_mean
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.graph.names import head_name
 from caseback.model.graph.units import Neuron, name_of
 from caseback.model.registry import technique
@@ -135,7 +136,7 @@ def neuron_routing(
         raise SiteAbsent(f"{model.name} has no neurons: {model.anatomy.lacks['mlp_post']}")
     rows, judged_rows = _rows(model, corpus, n_tokens, length, skip_first)
     inputs = mlp_inputs(model, rows, layers, kind, skip_first, progress)
-    judged = torch.tensor(judged_rows)[inputs.row]
+    judged = torch.tensor(judged_rows)[inputs.row.cpu()]
     chosen, held = ((judged == side).nonzero()[:, 0].to(inputs.streams[0].device) for side in (False, True))
     if not len(chosen) or not len(held):
         raise CasebackError("texts without tokens that count to choose on, or to judge on: give more or longer texts")
@@ -370,7 +371,7 @@ def _dataset(
     share = np.full((len(writers), len(looked)), np.nan)
     for column, of in enumerate(looked.values()):
         if len(of.neurons) and of.lost:
-            half = torch.cat([(lost >= HALF * of.count).double().mean(1) for lost in of.lost])
+            half = torch.cat([in_float64(lost >= HALF * of.count).mean(1) for lost in of.lost])
             share[: len(half), column] = half.cpu().numpy()
     coords = {"layer": list(looked), "looked_at": ("layer", [len(of.neurons) for of in looked.values()])}
     coords["writer"] = [head_name(*writer) for writer in writers]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caseback.behaviors.mechanisms.role import DIRECT, TOTAL, Behavior, Role
 from caseback.localize.circuits.path_patching import path_patch
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.graph.names import Name, head_name, parse_name
 from caseback.model.running.edits import Edit, Resample
 from caseback.model.running.metrics import Metric
@@ -78,7 +79,7 @@ class Scene:
         first, rows = side.first.cpu(), torch.arange(len(self.prompts))
         q, k = (self.at[place].cpu() + first for place in (at, to))
         # (batch, head) of each layer, side by side
-        seen = [run["pattern", layer][rows, :, q, k].double() for layer in range(self.model.n_layers)]
+        seen = [in_float64(run["pattern", layer][rows, :, q, k]) for layer in range(self.model.n_layers)]
         return torch.cat(seen, 1).T.cpu().numpy()
 
     def control(self, role: Role) -> Float[np.ndarray, "part batch"]:
@@ -149,7 +150,7 @@ class Scene:
     @cached_property
     def gap(self) -> float:
         """Mean metric of the clean run less that of the corrupt one."""
-        return float((self.metric(self.clean).double() - self.metric(self.corrupt).double()).mean())
+        return float((in_float64(self.metric(self.clean)) - in_float64(self.metric(self.corrupt))).mean())
 
 
 def _parsed(name: str) -> Part:

@@ -26,6 +26,7 @@ from caseback.behaviors.mechanisms.function_vectors import (
 )
 from caseback.behaviors.mechanisms.report import BehaviorReport, RoleReport, Transfer
 from caseback.behaviors.mechanisms.shots import SHOT, Shots, halves, shots_of
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.findings import Finding, Findings, ordered
 from caseback.model.graph.names import head_name, parse_name
 from caseback.model.registry import technique
@@ -169,7 +170,7 @@ def _transfer(
             "with": float(means[0]),
             "band": float(np.quantile(means[1 + len(others) :], 0.95)) if draws else None,
             "other": float(means[1]) if others else None,
-            "shown": float(metric(shown).double().mean()),
+            "shown": float(in_float64(metric(shown)).mean()),
         }
     return Transfer(kind, prompts, vector.layer, by)
 

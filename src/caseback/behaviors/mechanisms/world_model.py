@@ -28,6 +28,7 @@ from caseback.decode.probes.standard import Standard, loaded
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Add
@@ -197,8 +198,8 @@ def _read(
         ids, counted = games.ids[start : start + size], torch.from_numpy(games.counted[start : start + size])
         run = model.run(model.tokens(ids.tolist()), read=[SITE])
         counted = counted.to(model.device)
-        states.append(torch.stack([run[SITE, layer][counted] for layer in range(model.n_layers)]).double())
-        p.append(run.logits[counted].double().softmax(-1)[:, moves].cpu())
+        states.append(in_float64(torch.stack([run[SITE, layer][counted] for layer in range(model.n_layers)])))
+        p.append(in_float64(run.logits[counted]).softmax(-1)[:, moves].cpu())
     return torch.cat(states, 1), torch.cat(p).numpy()
 
 
@@ -300,7 +301,7 @@ def _measured(
     logits: Float[Tensor, "batch vocab"], games: BoardGames, allowed: Bool[np.ndarray, "batch square"]
 ) -> dict[str, np.ndarray]:
     """The probability of what is allowed, and the errors among as many of the likeliest moves."""
-    p = logits.double().softmax(-1)[:, list(games.moves)].cpu().numpy()
+    p = in_float64(logits).softmax(-1)[:, list(games.moves)].cpu().numpy()
     rank = (-p).argsort(-1, kind="stable").argsort(-1, kind="stable")
     top = rank < allowed.sum(-1, keepdims=True)
     return {"legal": (p * allowed).sum(-1), "errors": (top != allowed).sum(-1).astype(float)}

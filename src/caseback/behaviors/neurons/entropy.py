@@ -17,6 +17,7 @@ from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import look_at_rows
 from caseback.behaviors.neurons.unembedding import logit_variance, squares
 from caseback.errors import SiteAbsent
+from caseback.model.anatomy.coerce import in_float64
 
 NULL = 1e-12
 """Squared singular values below this share of the largest are 0."""
@@ -62,17 +63,17 @@ def entropy(evidence: Evidence) -> Look:
     medians = {}
 
     def rho(rows: Tensor) -> Tensor:
-        norm = rows.double().norm(dim=1)
-        return (rows.double() @ low).norm(dim=1) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        norm = in_float64(rows).norm(dim=1)
+        return (in_float64(rows) @ low).norm(dim=1) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
     def score(layer: int, rows: Tensor) -> Tensor:
-        norm = rows.norm(dim=1)
+        norm = in_float64(rows.norm(dim=1))
         # the layer's own rows come first
         median = medians.setdefault(layer, norm.median())
         return torch.where(norm >= median, (rho(rows) - chance) / max(1 - chance, 1e-9), 0.0)
 
     def log_variance(_: int, rows: Tensor) -> Tensor:
-        norm = rows.double().square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+        norm = in_float64(rows).square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
         shares = logit_variance(evidence.folded, rows, unit_columns=True) / norm
         return shares.clamp_min(torch.finfo(torch.float64).tiny).log10()
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look
 from caseback.errors import SiteAbsent
+from caseback.model.anatomy.coerce import in_float64
 
 DRAWS, UNITS = 20, 20_000
 """Control rows are drawn so many times, but no more than so many units."""
@@ -66,7 +67,7 @@ def in_another_basis(rows: Rows, n: int, draw: torch.Generator) -> Rows:
     >>> bool((turned.T @ turned / 10_000 - rows.T @ rows / 2).abs().max() < 0.2)
     True
     """
-    wide = rows.double()
+    wide = in_float64(rows)
     second = wide.T @ wide / len(rows)
     size = second.diagonal()
     # rows of a centering norm span a direction less than there are

@@ -19,6 +19,7 @@ from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import look_at_rows, neuron_layers
 from caseback.errors import CasebackError, SiteAbsent
+from caseback.model.anatomy.coerce import in_float64
 from caseback.stream.tables.attention.rotations import turns_back
 
 WIDTH, FROM = 128, 4
@@ -33,7 +34,7 @@ def mean_turns(evidence: Evidence) -> list[tuple[Tensor, Tensor] | None]:
     every: list[tuple[Tensor, Tensor] | None] = []
     for back in turns_back(evidence.model.anatomy, width):
         if back is not None and id(back) not in means:
-            turn = torch.linalg.inv(back.double())
+            turn = torch.linalg.inv(in_float64(back))
             so_far = turn.cumsum(0)[:-1] / torch.arange(1, width, device=turn.device)[:, None, None]
             means[id(back)] = turn[FROM:].mean(0), so_far[FROM - 1 :].mean(0)
         every.append(None if back is None else means[id(back)])
@@ -60,7 +61,7 @@ def towards_first(evidence: Evidence) -> Float[Tensor, "fold layer head d_model"
         scale = np.sqrt(stream["later_second_moment"].mean("d_model").values)
         layers = []
         for layer in range(1, model.n_layers):
-            w_q = folded.W_Q[layer].double()
+            w_q = in_float64(folded.W_Q[layer])
             first, others = (torch.as_tensor(keys[name].sel(layer=layer).values).to(w_q) for name in ("first", "k"))
             turn = turns[layer]
             gap = first - others if turn is None else first @ turn[0].mT - others @ turn[1].mT
@@ -94,7 +95,7 @@ def attention_switch(evidence: Evidence) -> Look:
 
     def moved(layer: int, rows: Tensor, fold: int = -1) -> Tensor:
         later = directions[fold, layer:].flatten(0, 1)
-        return rows.double() @ later.T if len(later) else rows.new_zeros(len(rows), 1, dtype=torch.float64)
+        return in_float64(rows) @ later.T if len(later) else in_float64(rows.new_zeros(len(rows), 1))
 
     def score(layer: int, rows: Tensor) -> Tensor:
         return torch.stack([moved(layer, rows, fold).abs().amax(1) for fold in (0, -1)], 1)

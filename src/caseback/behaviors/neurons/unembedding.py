@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.jobs.budget import limit
 from caseback.model.algebra.folding import Folded
+from caseback.model.anatomy.coerce import in_float64
 
 _products: WeakKeyDictionary[Folded, dict[bool, Tensor]] = WeakKeyDictionary()
 
@@ -34,10 +35,10 @@ def squares(folded: Folded, *, unit_columns: bool = False) -> Float[Tensor, "d_m
     held = _products.setdefault(folded, {})
     if unit_columns not in held:
         u = folded.W_U
-        total = u.new_zeros(len(u), len(u), dtype=torch.float64)
-        mean = u.new_zeros(len(u), dtype=torch.float64)
+        total = in_float64(u.new_zeros(len(u), len(u)))
+        mean = total.new_zeros(len(u))
         for some in u.split(max(1, limit("weight_products", u.device) // len(u)), 1):
-            own = some.double()
+            own = in_float64(some)
             if unit_columns:
                 own = own / own.norm(dim=0).clamp_min(torch.finfo(own.dtype).tiny)
             total += own @ own.T
@@ -50,7 +51,7 @@ def logit_variance(
     folded: Folded, rows: Float[Tensor, "row d_model"], *, unit_columns: bool = False
 ) -> Float[Tensor, " row"]:
     """The variance over the vocabulary of what rows add to the logits, in float64."""
-    rows = rows.double()
+    rows = in_float64(rows)
     product = squares(folded, unit_columns=unit_columns)
     return ((rows @ product) * rows).sum(1).clamp_min(0) / folded.W_U.shape[1]
 
@@ -69,7 +70,7 @@ class Cosines:
     def __init__(self, folded: Folded, over: Float[Tensor, "vocab k"]):
         over = (over - over.mean(0)).to(folded.W_U)
         self.folded = folded
-        self.target = (folded.W_U @ over).double() / over.double().norm(dim=0)
+        self.target = in_float64(folded.W_U @ over) / in_float64(over).norm(dim=0)
         self._last: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row k"]:
@@ -77,7 +78,7 @@ class Cosines:
         if self._last is not None and self._last[0] is rows:
             return self._last[1]
         length = (logit_variance(self.folded, rows) * self.folded.W_U.shape[1]).sqrt()[:, None]
-        dots = rows.double() @ self.target
+        dots = in_float64(rows) @ self.target
         cosines = torch.where(length > 0, dots / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
         self._last = rows, cosines
         return cosines

@@ -24,6 +24,7 @@ from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import beside_controls, best
 from caseback.errors import SiteAbsent
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 
 SAMPLE = 4096
 
@@ -38,13 +39,13 @@ def shapes(rows: Float[Tensor, "row d_model"], table: Float[Tensor, "d_model voc
     >>> shapes(rows, table).round(decimals=2).tolist()
     [[1.5, 3.25], [0.0, 1.25]]
     """
-    sums = rows.new_zeros(4, len(rows), dtype=torch.float64)
+    sums = in_float64(rows.new_zeros(4, len(rows)))
     # 64 columns at least, or the products are of vectors
     for some in table.split(max(64, limit("table_numbers", rows.device) // len(rows)), 1):
         v = rows @ some
         square = v * v
         of_powers = (v.sum(1), square.sum(1), torch.linalg.vecdot(square, v), torch.linalg.vecdot(square, square))
-        sums += torch.stack(of_powers)
+        sums += torch.stack(of_powers).to(sums)
     m1, m2, m3, m4 = sums / table.shape[1]
     spread = m2 - m1**2
     safe = torch.where(spread > torch.finfo(rows.dtype).eps * m2, spread, torch.inf)

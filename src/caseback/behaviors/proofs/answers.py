@@ -16,6 +16,7 @@ from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look
 from caseback.behaviors.proofs.experiment import SITES, Experiment, Unit, address
 from caseback.behaviors.proofs.of_task import of_task
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.metrics import Bound, Metric, prob
@@ -42,12 +43,12 @@ def fact(evidence: Evidence, look: Look, unit: int) -> Experiment:
     rows = own + others
     tokens = Tokens(one.tokens.ids[rows], one.tokens.mask[rows], [one.tokens.text[i] for i in rows])
     answers = torch.tensor([one.answers[i] for i in rows])
-    clean = prob(answers.tolist())(evidence.model.run(tokens)).detach().double()
+    clean = widened(prob(answers.tolist())(evidence.model.run(tokens)).detach())
     sign = torch.tensor([1.0] * len(own) + [-1.0] * len(others)).to(clean)
 
     def left(x: Tensor, rows: Tensor) -> Tensor:
         log_p = at_least_float32(x).log_softmax(-1).gather(-1, answers.to(x.device)[rows][:, None])[:, 0]
-        return sign[rows] * log_p.double().exp() / clean[rows]
+        return sign[rows] * widened(log_p).exp() / clean[rows]
 
     metric = Metric("share of P that is left", lambda tokens, tokenizer, d_vocab: Bound(tokens.column(-1), None, left))
     # over as many of either, half of the difference is the mean

@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import float64_device, in_float64
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run, execute
@@ -44,7 +45,7 @@ class Read:
 
     def at(self, run: Run, layer: int, inside: Tensor) -> Float[Tensor, "token unit"]:
         """The activations of a layer at chosen tokens."""
-        return self.of(run[self.site, layer])[inside].double()
+        return in_float64(self.of(run[self.site, layer])[inside])
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _pass(
                 other.anatomy, tokens.to(other.device), read=[Site(read.site, i) for i in others], logits=False
             )
             x = {i: read.at(one, i, inside.to(device)) for i in own}
-            y = {i: read.at(two, i, inside.to(other.device)).to(device) for i in others}
+            y = {i: read.at(two, i, inside.to(other.device)).to(float64_device(device)) for i in others}
             n += int(inside.sum())
             for sums, values in ((of_own, x), (of_other, y)):
                 for layer, acts in values.items():

@@ -15,6 +15,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.stream.fact import Numbers
 from caseback.errors import CasebackError, SiteAbsent
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.stream.tables.residual import LATER
 
@@ -88,7 +89,7 @@ def erasure(evidence: Evidence) -> tuple[Numbers, Numbers]:
         read, write = folded.W_in[layer].T, folded.W_out[layer]
         for into, rows in ((values, write), (control, _like(write, draw))):
             cosine = torch.nn.functional.cosine_similarity(read, rows, dim=1)
-            into.setdefault("share of erasing neurons", []).append(float((cosine < -0.5).double().mean()))
+            into.setdefault("share of erasing neurons", []).append(float(in_float64(cosine < -0.5).mean()))
     try:
         for layer in range(evidence.model.n_layers):
             w_o, w_v = folded.W_O[layer], folded.W_V.per_head[layer]

@@ -20,6 +20,7 @@ from caseback.behaviors.stream.fact import Numbers
 from caseback.behaviors.stream.outliers import often_rogue
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.verify import unembed
 
@@ -64,7 +65,7 @@ def iterative_inference(evidence: Evidence) -> tuple[Numbers, Numbers]:
         own = log_probs(evidence, layer)
         for into, goal in ((values, final), (control, other)):
             into["KL of the lens"].append(float((goal.exp() * (goal - own)).sum(-1).mean()))
-            into["agreement of the lens"].append(float((own.argmax(-1) == goal.argmax(-1)).double().mean()))
+            into["agreement of the lens"].append(float(in_float64(own.argmax(-1) == goal.argmax(-1)).mean()))
     cosine = torch.nn.functional.cosine_similarity
     updates = x.diff(dim=0)
     for into, end in ((values, x[-1]), (control, x[-1].roll(1, 0))):
@@ -94,7 +95,7 @@ def cka(x: Tensor, y: Tensor) -> float:
     >>> round(cka(x, 2 * turned), 6), cka(x, x.roll(1, 0)) < 0.3
     (1.0, True)
     """
-    x, y = (z.double() - z.double().mean(0) for z in (x, y))
+    x, y = (in_float64(z) - in_float64(z).mean(0) for z in (x, y))
     of = [float((a.T @ b).square().sum()) for a, b in ((x, y), (x, x), (y, y))]
     return of[0] / max((of[1] * of[2]) ** 0.5, 1e-300)
 

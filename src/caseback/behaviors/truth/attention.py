@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caseback.behaviors.truth.batches import Marked, Reading, marked, read_all
 from caseback.errors import CasebackError, did_you_mean
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -179,7 +180,7 @@ def constraint_reading(model: Model, reduce: str = "max") -> Reading:
     def of(run: Run, given: Marked) -> Tensor:
         own = []
         for site in sites:
-            rows = run[site][given.row, :, given.last].double() * given.subject[:, None]
+            rows = widened(run[site][given.row, :, given.last]) * given.subject[:, None]
             own.append(rows.amax(-1) if reduce == "max" else rows.sum(-1))
         return _by_layer(own)
 
@@ -198,10 +199,10 @@ def lookback_reading(model: Model, sink_free: bool = False) -> Reading:
             context[:, 0] = False
         own = []
         for site in sites:
-            a = run[site].double()
-            count = new.double().cumsum(-1).clamp_min(1)  # generated tokens up to each query, itself included
-            back = torch.einsum("bhqk,bk->bhq", a, context.double()) / context.sum(-1)[:, None, None]
-            ahead = torch.einsum("bhqk,bk->bhq", a, new.double()) / count[:, None]
+            a = widened(run[site])
+            count = widened(new).cumsum(-1).clamp_min(1)  # generated tokens up to each query, itself included
+            back = torch.einsum("bhqk,bk->bhq", a, widened(context)) / context.sum(-1)[:, None, None]
+            ahead = torch.einsum("bhqk,bk->bhq", a, widened(new)) / count[:, None]
             ratio = back / (back + ahead).clamp_min(torch.finfo(a.dtype).tiny)
             own.append((ratio * new[:, None]).sum(-1) / new.sum(-1)[:, None])
         return _by_layer(own)

@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.behaviors.truth.batches import Marked, Reading, marked, read_all
 from caseback.jobs.budget import limit
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -99,7 +100,7 @@ def confidence_reading(model: Model, *, whole: bool = False) -> Reading:
     def of(run: Run, given: Marked) -> Float[Tensor, "batch measure"]:
         ids, mask = given.tokens.ids, given.tokens.mask[:, 1:]  # padded on the right
         wanted = mask if whole else given.new[:, 1:]
-        own, entropy = (torch.zeros(mask.shape, dtype=torch.float64, device=ids.device) for _ in range(2))
+        own, entropy = (widened(torch.zeros(mask.shape, device=ids.device)) for _ in range(2))
         x, following = run[last][:, :-1][wanted], ids[:, 1:][wanted]
         rows = max(1, limit("lens_logits", model.device) // model.d_vocab)
         parts = [_by_token(model, *both) for both in zip(x.split(rows), following.split(rows), strict=True)]
@@ -117,7 +118,7 @@ def _by_token(
     log_p = at_least_float32(unembed(model.anatomy, x)).log_softmax(-1)
     own = log_p.gather(-1, following[:, None])[:, 0]
     p = log_p.exp()
-    return own.double(), -torch.special.xlogy(p, p).sum(-1).double()
+    return widened(own), widened(-torch.special.xlogy(p, p).sum(-1))
 
 
 def _reduced(own: Tensor, entropy: Tensor, counts: Tensor) -> Float[Tensor, "batch 4"]:

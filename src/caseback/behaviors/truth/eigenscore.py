@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
@@ -104,7 +105,7 @@ def numbers_of(values: Any, ndim: int, what: str, dims: str) -> Float[Tensor, "*
         raise CasebackError(f"{what} are {shown}: expected numbers {dims}")
     if not bool(x.isfinite().all()):
         raise CasebackError(f"{what} have numbers that are not finite: expected {dims}")
-    return x.detach().double()
+    return in_float64(x.detach())
 
 
 def _scores(x: Float[Tensor, "batch k d"], alpha: float, form: str) -> Float[Tensor, " batch"]:

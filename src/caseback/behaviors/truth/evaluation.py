@@ -32,6 +32,7 @@ from caseback.behaviors.truth.semantic_entropy import entropy_threshold, semanti
 from caseback.decode.probes.splits import folds, numbered
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import float64_device
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.tasks.statements import Statements
@@ -300,6 +301,7 @@ def _scores(
     """Scores of all statements by the best place."""
     if detector.fit is None:
         return x[0, :, 0].cpu().double(), 0
+    x = x.to(float64_device(x.device))
     fitting, choosing = (some.to(x.device) for some in part)
     on = [values.to(x.device) for values in (labels, task.negated, task.topic, task.pair)]
     true, negated, topic, pair = on

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caseback.behaviors.truth.batches import Marked, Reading, marked, read_all
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -150,8 +151,8 @@ def sharpness_reading(model: Model, site: Site) -> Reading:
     def of(run: Run, given: Marked) -> Tensor:
         answer = given.tokens.ids[given.row, given.start]
         before = torch.arange(given.tokens.shape[1], device=given.start.device) < given.start[:, None]
-        own = unembed(model.anatomy, run[site][before], answer[before.nonzero()[:, 0], None])[:, 0].double()
-        spread = torch.full(before.shape, -torch.inf, dtype=torch.float64, device=own.device)
+        own = widened(unembed(model.anatomy, run[site][before], answer[before.nonzero()[:, 0], None])[:, 0])
+        spread = own.new_full(before.shape, -torch.inf)
         spread[before] = own
         log_q = spread.log_softmax(-1)
         return -(log_q.exp() * log_q.masked_fill(~before, 0)).sum(-1)
@@ -166,7 +167,7 @@ def attribute_reading(model: Model, layers: Sequence[int]) -> Reading:
     def of(run: Run, given: Marked) -> Float[Tensor, "batch layer"]:
         answer = given.tokens.ids[given.row, given.start]
         ends = torch.stack([run[site][given.row, given.start - 1] for site in sites])
-        own = [unembed(model.anatomy, x).double().log_softmax(-1).gather(-1, answer[:, None])[:, 0] for x in ends]
+        own = [widened(unembed(model.anatomy, x)).log_softmax(-1).gather(-1, answer[:, None])[:, 0] for x in ends]
         return torch.stack(own, 1)
 
     return Reading(sites, of)

@@ -27,6 +27,7 @@ from caseback.localize.inputs.mixing.alti import alti_of
 from caseback.localize.inputs.mixing.mixing import rolled
 from caseback.localize.inputs.mixing.source_blocks import SITES
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -123,7 +124,7 @@ def translation_scores(
     read = read_all(model, given, readings, progress=progress)
     mass = read["mass"]
     n = given.subject.sum(-1)
-    even = given.subject.double() / n[:, None]
+    even = widened(given.subject) / n[:, None]
     values = {
         **{name: read["sure"][:, NAMES.index(name)] for name in ("log_prob", "mean_log_prob")},
         "dispersion": read["spread"].nanmean(1),
@@ -142,13 +143,13 @@ def translation_scores(
 def _steps(given: Marked) -> Tensor:
     """The positions that target tokens are predicted from, each weighted so that a text's sum to 1."""
     at = torch.arange(given.tokens.shape[1], device=given.start.device)
-    steps = ((at >= given.start[:, None] - 1) & (at < given.last[:, None])).double()
+    steps = widened((at >= given.start[:, None] - 1) & (at < given.last[:, None]))
     return steps / steps.sum(-1, keepdim=True)
 
 
 def _to_source(run: Run, given: Marked, site: Site) -> Float[Tensor, "batch head query key"]:
     """Attention to source tokens, brought to sum to 1 over them."""
-    a = run[site].double() * given.subject[:, None, None]
+    a = widened(run[site]) * given.subject[:, None, None]
     return a / a.sum(-1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
 
 
@@ -166,7 +167,7 @@ def _dispersion(run: Run, given: Marked, sites: Sequence[Site]) -> Float[Tensor,
 
 def _mass(run: Run, given: Marked, site: Site, width: int) -> Float[Tensor, "batch pos"]:
     """The mean over heads and steps of attention to each token of the source, which sums to 1."""
-    a = torch.einsum("bhqk,bq->bk", run[site].double() * given.subject[:, None, None], _steps(given))
+    a = torch.einsum("bhqk,bq->bk", widened(run[site]) * given.subject[:, None, None], _steps(given))
     a = a / a.sum(-1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
     return torch.nn.functional.pad(a, (0, width - a.shape[-1]))
 
@@ -191,7 +192,7 @@ def _shares(model: Model) -> Reading:
 
     def of(run: Run, given: Marked) -> Float[Tensor, "batch 3"]:
         maps, _ = alti_of(model, run, given.tokens, layers, 1.0, "nothing")
-        row = torch.einsum("bqk,bq->bk", rolled(maps.double(), 0.0)[:, -1], _steps(given))
+        row = torch.einsum("bqk,bq->bk", rolled(widened(maps), 0.0)[:, -1], _steps(given))
         source = (row * given.subject).sum(-1)
         prefix = (row * given.new).sum(-1)
         rest = (row * (given.tokens.mask & ~given.new & ~given.subject)).sum(-1)

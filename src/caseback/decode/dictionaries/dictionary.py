@@ -14,8 +14,9 @@ keep the encoder as (d, feature).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ from torch.nn.functional import linear
 from caseback.decode.dictionaries.facts import NORMALIZATIONS, Facts
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of, selected_scores, sparse_decode
 from caseback.errors import ArgumentError, OutOfRange, TokensError
+from caseback.model.anatomy.coerce import narrowing
 from caseback.model.arguments import checked
 from caseback.model.display import Displayed
 
@@ -185,6 +187,9 @@ class Dictionary(Displayed, nn.Module):
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     # what all share ------------------------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        return super()._apply(narrowing(fn), recurse)  # a threshold is float64, which not every device has
 
     def norms(self) -> Float[Tensor, " feature"]:
         """The norm of each feature's row of ``W_dec``."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
@@ -246,18 +247,18 @@ def _trained(
         schedule.step()
         if step >= steps - tail:
             loss_sum += losses.detach()
-    rows = W.detach().double()
+    rows = in_float64(W.detach())
     norm = rows.norm(dim=-1)
     products = (rows @ rows.mT).square()
     others = products.sum(-1) - products.diagonal(dim1=-2, dim2=-1)
     return {
         "W": rows,
-        "b": b.detach()[:, 0].double(),
+        "b": in_float64(b.detach()[:, 0]),
         "norm": norm,
         "dimensionality": dimensionality(rows),
         "interference": torch.where(norm > 1e-3, others / norm.square().clamp_min(1e-6), 0),
         "stored": (norm > 0.5).sum(-1),
-        "loss": (loss_sum / tail).double(),
+        "loss": in_float64(loss_sum / tail),
     }
 
 

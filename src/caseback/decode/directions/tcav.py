@@ -25,6 +25,7 @@ from caseback.decode.representations import representations
 from caseback.decode.states import States, read_gradients, sites_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
@@ -108,7 +109,7 @@ def tcav(
         raise OutOfRange(f"n_random {n_random}, penalty {penalty}: expected 2 or more, and a positive number")
     gradients = read_gradients(model, prompts, metric, sites=sites_of(concept.places), pos=pos)
     chosen = [gradients.places.index(place) for place in concept.places]
-    gradient = gradients.x[chosen].double()
+    gradient = in_float64(gradients.x[chosen])
     draws = np.random.default_rng(seed)
     sets = torch.from_numpy(np.stack([draws.permutation(pool)[: 2 * n] for _ in range(n_random)]))
     x, z = representations(concept.x), representations(others.x)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
-from caseback.model.anatomy.coerce import are_several
+from caseback.model.anatomy.coerce import are_several, in_float64
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -140,7 +140,7 @@ def causal_inner_product(model: Model) -> Float[Tensor, "d_model other"]:
     >>> torch.linalg.eigvalsh(metric).min() > 0
     tensor(True)
     """
-    columns = model.weights.W_U.detach().double()
+    columns = in_float64(model.weights.W_U.detach())
     covariance = columns.cov(correction=0)
     values, vectors = torch.linalg.eigh(covariance)
     if float(values[0]) <= float(values[-1]) * len(values) * torch.finfo(values.dtype).eps:
@@ -217,7 +217,7 @@ def analogy(
 
 def _space(model: Model, notion: Notion) -> Float[Tensor, "vocab d_model"]:
     matrix = model.weights.W_E if notion == "embedding" else model.weights.W_U.T
-    return matrix.detach().double()
+    return in_float64(matrix.detach())
 
 
 def _pair_ids(model: Model, pairs: Sequence[Any]) -> Tensor:

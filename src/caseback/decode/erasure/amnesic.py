@@ -28,6 +28,7 @@ from caseback.decode.states import Place, States, read_states, sites_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.model.algebra.symmetric_product import symmetric_product
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -141,7 +142,7 @@ def amnesic(
         edits = one.edits(pos)
         gold = _given_back(states, listed, len(prompts), one)
         variants += [edits, [*edits, *per_prompt(addressed(one.places), gold, pos, None)]]
-        center = None if one.mean is None else states.x.double().mean(1)
+        center = None if one.mean is None else in_float64(states.x).mean(1)
         variants += [_edits(one.places, of_kind, i, center, pos) for of_kind in drawn for i in range(draws)]
         names += [name, f"{name}, label given back"]
         names += [f"{name}: {kind} {i}" for kind in CONTROLS for i in range(draws)]
@@ -210,7 +211,7 @@ def _controls(
 
     Of a linear eraser, which takes from the mean too, they are of second moments in place of covariances.
     """
-    x = states.x.double()
+    x = in_float64(states.x)
     wanted = eraser.removed_of(x).square().sum(-1).mean(1)
     x = x if eraser.mean is None else x - x.mean(1, keepdim=True)
     covariance = symmetric_product(x) / x.shape[1]
@@ -224,7 +225,7 @@ def _controls(
 
 def _given_back(states: States, labels: list[Any], n: int, eraser: Eraser) -> Float[Tensor, "place batch d"]:
     """What is erased of a prompt with its label on average: E[L R (x - m) | z]."""
-    removed = eraser.removed_of(states.x.double())
+    removed = eraser.removed_of(in_float64(states.x))
     oracle = oracle_leace(states, labels_of(states, labels, n), numeric=eraser.classes is None, svd_tol=1e-9)
     of_label = oracle.removed_of(labels)
     return (

@@ -21,6 +21,7 @@ from caseback.decode.directions.find import find_directions
 from caseback.decode.probes.linear_probe import linear_probe
 from caseback.decode.states import States, read_states
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.frames import Positions
 from caseback.model.running.model import Model
@@ -120,7 +121,7 @@ def inference_time_intervention(
     chosen = np.argsort(-accuracy, kind="stable")[:heads].tolist()
     theta = (every.write if direction == "mass_mean" else every.detect)[chosen]
     theta = theta / theta.norm(dim=1, keepdim=True)
-    sigma = (states.x[chosen].double() @ theta[..., None])[..., 0].std(1, unbiased=False)
+    sigma = (in_float64(states.x[chosen]) @ theta[..., None])[..., 0].std(1, unbiased=False)
     best = every.at([states.names[row] for row in chosen])
     table = best.table.assign(probe=("site", accuracy[chosen]), sigma=("site", sigma.cpu().numpy()))
     table.attrs |= {"method": f"inference-time intervention, {direction}", "strength": strength}
@@ -129,6 +130,6 @@ def inference_time_intervention(
 
 def _that_vary(states: States) -> States:
     """The heads that most prompts move: one that looks at the first token alone says the same of all."""
-    differs = (states.x != states.x[:, :1]).any(2).double().mean(1) >= 0.5
+    differs = in_float64((states.x != states.x[:, :1]).any(2)).mean(1) >= 0.5
     places = [place for place, moved in zip(states.places, differs.tolist(), strict=True) if moved]
     return States(states.x[differs], places, states.prompt)

@@ -20,6 +20,7 @@ from caseback.decode.states import States, read_states
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 
@@ -141,7 +142,7 @@ def persona_vector(
     of = [answer.question for answer in counting]
     on_some = find_directions(states, kinds, positive="with", groups=of, n_folds=min(4, len(set(of))), seed=seed)
     rows = torch.tensor([kind == "with" for kind in kinds])
-    high, low = states.x[:, rows].double().mean(1), states.x[:, ~rows].double().mean(1)
+    high, low = in_float64(states.x[:, rows]).mean(1), in_float64(states.x[:, ~rows]).mean(1)
     write = high - low
     table = on_some.table.copy()
     table.attrs |= {"method": "persona vector", "with": counts["with"], "without": counts["without"]}

@@ -21,6 +21,7 @@ from caseback.decode.directions.directions import Directions
 from caseback.decode.directions.find import auroc
 from caseback.decode.states import Place, read_states
 from caseback.errors import CasebackError, TokensError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.edits import Add, Edit
 from caseback.model.running.frames import Positions
@@ -180,7 +181,7 @@ def of_pairs(
     CasebackError
         For a place at which the mean difference is zero or not finite.
     """
-    high, low = positive.double(), negative.double()
+    high, low = in_float64(positive), in_float64(negative)
     differences = high - low
     n = differences.shape[1]
     mean = differences.mean(1)

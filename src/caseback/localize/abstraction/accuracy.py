@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, TargetError, TokensError
 from caseback.localize.abstraction.alignment import Alignment, At, Seat, alignment_as_text, basis_of, seats
 from caseback.localize.abstraction.interchanges import Interchanges
+from caseback.model.anatomy.coerce import in_float64, widened
 from caseback.model.anatomy.sites import SITES
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -38,9 +39,9 @@ def prediction(pos: int | Tensor = -1, among: Sequence[str | int] | None = None)
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
         columns = tokens.column(pos)
         if among is None:
-            return Bound(columns, None, lambda x, rows: x.argmax(-1).double())
+            return Bound(columns, None, lambda x, rows: widened(x.argmax(-1)))
         ids = torch.tensor([one_token(tokenizer, t, d_vocab, "answer") for t in among], device=tokens.ids.device)
-        return Bound(columns, ids.expand(len(tokens), -1), lambda x, rows: ids.to(x.device)[x.argmax(-1)].double())
+        return Bound(columns, ids.expand(len(tokens), -1), lambda x, rows: widened(ids.to(x.device)[x.argmax(-1)]))
 
     return Metric("prediction", bind, pos=pos)
 
@@ -117,7 +118,7 @@ def interchange_accuracy(
     )
     hits = answers[0].to(data.target.device) == data.target
     return labelled(
-        hits.double(),
+        in_float64(hits),
         ["batch"],
         {
             "answer": ("batch", answers[0].long()),
@@ -128,9 +129,9 @@ def interchange_accuracy(
         technique=interchange_accuracy,
         model=model,
         alignment=alignment_as_text(alignment),
-        accuracy=float(hits.double().mean()),
-        accuracy_where_changed=float(hits[data.changes].double().mean()) if bool(data.changes.any()) else None,
-        task_accuracy=float((own.to(data.target.device) == data.base_target).double().mean()),
+        accuracy=float(in_float64(hits).mean()),
+        accuracy_where_changed=float(in_float64(hits[data.changes]).mean()) if bool(data.changes.any()) else None,
+        task_accuracy=float(in_float64(own.to(data.target.device) == data.base_target).mean()),
     )
 
 
@@ -152,7 +153,7 @@ def accuracies(
     answers, *_ = sweep(
         model.anatomy, data.base, variants, prediction(data.pos, among), progress=progress, checkpoint=checkpoint
     )
-    return (answers.to(data.target.device) == data.target).double().mean(-1)
+    return in_float64(answers.to(data.target.device) == data.target).mean(-1)
 
 
 @technique(
@@ -255,5 +256,5 @@ def mapped(model: Model, data: Interchanges, where: Sequence[At], values: Tensor
     }
     if not whole:
         coords["head"] = heads
-    changed = float(data.changes.double().mean())
+    changed = float(in_float64(data.changes).mean())
     return labelled(values.view(shape), dims, coords, name="accuracy", model=model, changing=changed, **attrs)

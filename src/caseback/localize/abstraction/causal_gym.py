@@ -28,6 +28,7 @@ from caseback.localize.abstraction.alignment import Alignment, At, Seat, alignme
 from caseback.localize.abstraction.directions import WAYS, direction
 from caseback.localize.abstraction.distributed import expect_changes, reached
 from caseback.localize.abstraction.interchanges import Interchanges
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -84,7 +85,7 @@ def log_odds_ratio(
         technique=log_odds_ratio,
         model=model,
         alignment=alignment_as_text(alignment),
-        odds_ratio=float(odds.double().mean()),
+        odds_ratio=float(in_float64(odds).mean()),
     )
 
 
@@ -227,8 +228,8 @@ def causal_gym(
                 plain.append(there[i].edits(basis))
                 trained.append(there[i].edits(other))
                 bar.update()
-    odds = _odds(model, judged, plain).double().mean(-1)
-    control = _odds(model, controls[1], trained).double().mean(-1)
+    odds = in_float64(_odds(model, judged, plain)).mean(-1)
+    control = in_float64(_odds(model, controls[1], trained)).mean(-1)
     return _result(model, judged, where, list(methods), odds, control, site, plan, lr, len(searched))
 
 

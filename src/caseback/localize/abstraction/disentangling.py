@@ -26,6 +26,7 @@ from caseback.localize.abstraction.alignment import Seat, seats
 from caseback.localize.abstraction.distributed import turned
 from caseback.localize.abstraction.entities import EntityExamples
 from caseback.localize.abstraction.masks import masked, swapped
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit
@@ -153,7 +154,7 @@ def _seats(model: Model, part: EntityExamples, site: str, layer: int | None) -> 
 
 def _components(seated: Sequence[Seat]) -> Tensor:
     """Principal components of the sources' states, orthonormal rows."""
-    x = torch.cat([seat.donors[0].flatten(0, -2) for seat in seated]).double()
+    x = in_float64(torch.cat([seat.donors[0].flatten(0, -2) for seat in seated]))
     return torch.linalg.svd(x - x.mean(0), full_matrices=False)[2].to(seated[0].donors[0])
 
 

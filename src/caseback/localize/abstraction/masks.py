@@ -25,6 +25,7 @@ from caseback.localize.abstraction.alignment import At, Seat, seats
 from caseback.localize.abstraction.distributed import expect_changes, expect_free, job_of, parts
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.abstraction.suffixes import Suffixes
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit
@@ -124,7 +125,7 @@ def binary_mask(
     own, whole, nothing = accuracy(swapped(theirs, mask), swapped(theirs, ~none), swapped(theirs, none))
     site = mine[0].site
     return labelled(
-        mask.double(),
+        in_float64(mask),
         [site.kind.dims[-1]],
         name="mask",
         technique=binary_mask,

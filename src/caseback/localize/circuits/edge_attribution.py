@@ -35,11 +35,10 @@ from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.graph import Graph
-from caseback.model.prompts.copies import repeated
 from caseback.model.prompts.embedding_points import prompts_at_once, room_on_the_way_back
 from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way
 from caseback.model.prompts.per_token import aligned, expect_metric
-from caseback.model.prompts.run_pair import RunPair, run_pair
+from caseback.model.prompts.run_pair import RunPair, base_and_source, joined, run_rows
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Replace
@@ -165,28 +164,22 @@ def edge_attribution(
     points = BOTH_ENDS if along == "ends" else RULES[rule](steps or 1)
     reads = [*sites_of_writes(model, graph), Site("embed")]
     readers = sites_of_reads(model)
-    tokens = model.tokens(clean)
-    other = None if corrupt is None else model.tokens(corrupt)
-    if other is not None and len(other) > len(tokens) == 1:
-        tokens = repeated(tokens, len(other))
-    places = None if positions is None else place_of_tokens(positions, tokens)
+    tokens, source = base_and_source(model, clean, corrupt, direction)
+    named = source if source is not None and direction == "denoising" else tokens  # positions name the clean prompts'
+    places = None if positions is None else place_of_tokens(positions, named)
     if batch_size is None:
         batch_size = prompts_at_once(model, tokens, metric, _bytes_held(model, len(points[0])))
 
     def of_rows(rows: slice) -> tuple[Tensor, dict[str, Any]]:
-        part, theirs, mine = tokens, other, metric
-        if rows != slice(0, len(tokens)):
-            part, mine = tokens[rows], metric.of_rows(tokens, rows)
-            theirs = other if other is None or len(other) == 1 else other[rows]
         # the last stream is read here, since a run of a metric of all positions would not read it
         slopes = () if averaged else readers
-        pair = run_pair(model, part, theirs, mine, reads, direction, grad=not averaged, slopes=slopes)
+        pair = run_rows(model, tokens, source, metric, rows, reads, direction, grad=not averaged, slopes=slopes)
         at = {} if places is None else {"places": places[rows], "count": len(positions or ())}
         if along == "activations" and averaged:
-            return _along_activations(model, graph, pair, mine, *points, at=at), pair.coords()
+            return _along_activations(model, graph, pair, *points, at=at), pair.coords()
         if averaged:
-            return _averaged(model, graph, pair, mine, Site("embed"), points[0], points[1], at=at), pair.coords()
-        slope = Slope((1.0,), pair.base, pair.gradients(mine, readers, pull=False))
+            return _averaged(model, graph, pair, Site("embed"), points[0], points[1], at=at), pair.coords()
+        slope = Slope((1.0,), pair.base, pair.gradients(readers, pull=False))
         others = constants if corrupt is None else pair.source
         return contracted(model, graph, pair.base, others, [slope], **at), pair.coords()
 
@@ -205,12 +198,12 @@ def edge_attribution(
 
 
 def _along_activations(
-    model: Model, graph: Graph, pair: RunPair, metric: Metric, points: Tensor, weights: Tensor, *, at: dict[str, Any]
+    model: Model, graph: Graph, pair: RunPair, points: Tensor, weights: Tensor, *, at: dict[str, Any]
 ) -> Float[Tensor, "batch place writer reader"]:
     """Scores of each block's writers, with gradients averaged over points between that block's two activations."""
     scores: Tensor | None = None
     for site, writers in _blocks(model, graph):
-        mine = _averaged(model, graph, pair, metric, site, points, weights, writers, at=at)
+        mine = _averaged(model, graph, pair, site, points, weights, writers, at=at)
         scores = mine if scores is None else scores
         scores[:, :, writers] = mine[:, :, writers]
     assert scores is not None
@@ -241,7 +234,6 @@ def _averaged(
     model: Model,
     graph: Graph,
     pair: RunPair,
-    metric: Metric,
     site: Site,
     points: Tensor,
     weights: Tensor,
@@ -251,7 +243,7 @@ def _averaged(
 ) -> Float[Tensor, "batch place writer reader"]:
     """Scores with gradients at points on one site's way, as many points together as there is room for."""
     total: Tensor | None = None
-    for slopes in _slopes(model, pair, metric, site, points, weights):
+    for slopes in _slopes(model, pair, site, points, weights):
         scores = contracted(model, graph, pair.base, pair.source, slopes, writers, **at)
         total = scores if total is None else total.add_(scores)
     assert total is not None
@@ -273,9 +265,7 @@ def _numbers_of_a_point(model: Model) -> int:
     return projected + model.d_model * (2 * model.n_layers + 1)
 
 
-def _slopes(
-    model: Model, pair: RunPair, metric: Metric, site: Site, points: Tensor, weights: Tensor
-) -> Iterator[list[Slope]]:
+def _slopes(model: Model, pair: RunPair, site: Site, points: Tensor, weights: Tensor) -> Iterator[list[Slope]]:
     """The metric's gradients at all readers, at points on the way of one site from its base to its source value.
 
     As many points at a time as fit the room of a pass; the last of them once it is known that the metric is not flat.
@@ -287,14 +277,15 @@ def _slopes(
     """
     assert pair.source is not None
     start, end = (at_least_float32(_own_positions(run, site)) for run in (pair.base, pair.source))
-    tokens, reads = pair.base.tokens, sites_of_reads(model)
+    tokens, metric, reads = pair.base.tokens, pair.metric, sites_of_reads(model)
 
     def put(shares: Tensor) -> Replace:
         value = start.repeat_interleave(len(shares), 0) + at_shares(end - start, shares)
         return Replace(site.name, value, layer=site.layer)
 
-    each = tokens.ids.numel() * model.dtype.itemsize * _numbers_of_a_point(model)
-    most = max(1, room_on_the_way_back(model, tokens) // each)
+    point = tokens.ids.numel() * model.dtype.itemsize * _numbers_of_a_point(model)
+    count, each = room_on_the_way_back(model, tokens)
+    most = max(1, count * each // point)
     heads = [read for read in reads if read.name in SLOTS]
     slopes: list[Slope] = []
     sizes: list[Tensor] = []
@@ -305,7 +296,7 @@ def _slopes(
         slopes.append(Slope(tuple(weights[part].tolist()), only_sites(run, heads), gradients))
         sizes.append(gradients[reads[-1].key].flatten(1).abs().amax(1).view(len(tokens), -1).amax(1))
     steep = torch.stack(sizes).amax(0)
-    flat = (steep == 0).nonzero()[:, 0].tolist()
+    flat = ((steep == 0).nonzero()[:, 0] + pair.first).tolist()
     if flat:
         raise CasebackError(
             f"metric {metric.name!r} has no gradient at any of the {len(points)} points between the two runs (prompts "
@@ -327,14 +318,14 @@ def _labelled(
     patch: str,
     placed: dict[str, Any],
 ) -> xr.DataArray:
-    sides = [side for side in ("clean", "corrupt") if side in coords[0]]
+    whole = joined(coords)
     return labelled(
         scores.permute(2, 3, 1, 0) if placed else scores[:, 0].permute(1, 2, 0),
         ["writer", "reader", *(["pos"] if placed else []), "batch"],
         {
             "writer": [str(node) for node in graph.writers],
             "reader": [name_of_reader(reader) for reader in graph.readers],
-            **{side: ("batch", torch.cat([part[side][1] for part in coords])) for side in sides},
+            **{side: whole[side] for side in ("clean", "corrupt") if side in whole},
             **placed,
         },
         name="score",

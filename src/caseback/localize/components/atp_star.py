@@ -111,7 +111,7 @@ def atp_star(
     stream = [Site(name, i) for i in range(model.n_layers) for name in ("resid_pre", "resid_post")]
     pair = run_pair(model, clean, corrupt, metric, [*read, *(stream if grad_drop else [])], direction, grad=True)
     parts = _parts(model, chosen, fixed, pair)
-    estimates = _dropped(parts, pair, metric) if grad_drop else _plain(parts, pair, metric)
+    estimates = _dropped(parts, pair) if grad_drop else _plain(parts, pair)
     return dataset(
         estimates,
         model,
@@ -138,16 +138,16 @@ def _parts(model: Model, chosen: Sequence[Site], fixed: Sequence[Site], pair: Ru
     return [by_site[site] for site in chosen]
 
 
-def _plain(parts: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site, Tensor]:
-    gradients = pair.gradients(metric, needed(parts))
+def _plain(parts: Sequence[Part], pair: RunPair) -> dict[Site, Tensor]:
+    gradients = pair.gradients(needed(parts))
     return {part.site: part.estimate(gradients) for part in parts}
 
 
-def _dropped(parts: Sequence[Part], pair: RunPair, metric: Metric) -> dict[Site, Tensor]:
+def _dropped(parts: Sequence[Part], pair: RunPair) -> dict[Site, Tensor]:
     """Mean sizes over the layers left out."""
     n = pair.base.anatomy.n_layers
     above = [Site("resid_post", layer) for layer in range(n)]
-    plain = pair.gradients(metric, [*needed(parts), *above], retain=True)
+    plain = pair.gradients([*needed(parts), *above], retain=True)
     # a part keeps the plain gradient while a layer below it is left out; what is behind the last layer always does
     total = {part.site: _depth(part.site, n) * part.estimate(plain).abs() for part in parts}
     for layer in range(n):

@@ -15,23 +15,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.batches import Batches
 from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts_of, reads
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
+from caseback.model.prompts.embedding_points import rows_at_once
 from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way, over_points
 from caseback.model.prompts.per_token import aligned, expect_metric
-from caseback.model.prompts.run_pair import EMBED, RunPair, run_pair
+from caseback.model.prompts.run_pair import EMBED, RunPair, base_and_source, joined, run_rows
 from caseback.model.registry import technique
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike, Tokens
+from caseback.model.sweeping.room import numbers_of
 
 
 @technique(
@@ -114,19 +118,30 @@ def attribution_patching(
         raise CasebackError(
             "without corrupt= zeros are patched into the clean run: there is no input to interpolate to or to denoise"
         )
-    pair = run_pair(model, clean, corrupt, metric, [*reads(model, chosen), EMBED], direction, grad=steps is None)
-    parts = parts_of(model, chosen, pair.base, pair.source)
-    whole = parts_of(model, [EMBED], pair.base, pair.source)[0]
-    at = needed([*parts, whole])
-    gradients = pair.gradients(metric, at) if steps is None else _averaged(model, pair, metric, at, *RULES[rule](steps))
-    change = whole.estimate(gradients)
-    change = change.masked_fill(~pair.base.tokens.mask.to(change.device), 0.0).sum(-1)
+    read = list(dict.fromkeys([*reads(model, chosen), EMBED]))
+    base, source = base_and_source(model, clean, corrupt, direction)
+
+    def of_rows(rows: slice) -> tuple[dict[Site, Tensor], Tensor, dict[str, Any]]:
+        pair = run_rows(model, base, source, metric, rows, read, direction, grad=steps is None)
+        parts = parts_of(model, chosen, pair.base, pair.source)
+        whole = parts_of(model, [EMBED], pair.base, pair.source)[0]
+        at = needed([*parts, whole])
+        gradients = pair.gradients(at) if steps is None else _averaged(model, pair, at, *RULES[rule](steps))
+        change = whole.estimate(gradients)
+        change = change.masked_fill(~pair.base.tokens.mask.to(change.device), 0.0).sum(-1)
+        return {part.site: part.estimate(gradients) for part in parts}, change, pair.coords()
+
+    # both runs' values at a site, their difference and the gradient there
+    numbers = sum(numbers_of(model.anatomy, site, base.shape[1]) for site in read)
+    at_once = rows_at_once(model, base, metric, 4 * max(4, model.dtype.itemsize) * numbers)
+    results = [result for _, result in Batches(at_once, "prompts").over(len(base), of_rows)]
+    estimates, changes, coords = zip(*results, strict=True)
     return dataset(
-        {part.site: part.estimate(gradients) for part in parts},
+        {site: torch.cat([part[site] for part in estimates]) for site in chosen},
         model,
-        pair.base.tokens,
+        base,
         metric,
-        {**pair.coords(), "estimated_change": ("batch", change)},
+        {**joined(coords), "estimated_change": ("batch", torch.cat(changes))},
         technique=attribution_patching,
         direction=direction,
         patch="zero" if corrupt is None else "resample",
@@ -135,9 +150,7 @@ def attribution_patching(
     )
 
 
-def _averaged(
-    model: Model, pair: RunPair, metric: Metric, at: Sequence[Site], nodes: np.ndarray, weights: np.ndarray
-) -> Run:
+def _averaged(model: Model, pair: RunPair, at: Sequence[Site], nodes: np.ndarray, weights: np.ndarray) -> Run:
     """Gradients averaged over points between the two runs' embeddings."""
     assert pair.source is not None
     tokens: Tokens = pair.base.tokens
@@ -146,7 +159,7 @@ def _averaged(
         "embed", start.repeat_interleave(len(shares), 0) + at_shares(end - start, shares)
     )
     total: dict[Site, Tensor] = {}
-    for part, _, gradients in gradients_on_the_way(model, tokens, metric, nodes.tolist(), put, at):
+    for part, _, gradients in gradients_on_the_way(model, tokens, pair.metric, nodes.tolist(), put, at):
         for site in at:
             step = over_points(gradients[site.key], weights[part].tolist())
             total[site] = step if site not in total else total[site] + step

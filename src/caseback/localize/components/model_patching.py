@@ -18,6 +18,7 @@ import xarray as xr
 from caseback.errors import CasebackError, EditError, TokensError
 from caseback.localize.components.machinery.site_grid import Parts, sizes_in
 from caseback.localize.components.patching import expect_difference, swept_parts
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.measure import measured
 from caseback.model.running.metrics import Metric
@@ -105,7 +106,7 @@ def patch_models(
         raise EditError(f"{sites[0].name!r} is read-only and cannot be patched")
     source, theirs = measured(other.anatomy, whole.to(other.device), metric, read=sites)
     _, own = measured(model.anatomy, whole, metric)
-    theirs, own = theirs.double().cpu(), own.double().cpu()
+    theirs, own = in_float64(theirs).cpu(), in_float64(own).cpu()
     if normalise:
         expect_difference(theirs, own, model.dtype, ("other", "own"))
     parts = Parts(

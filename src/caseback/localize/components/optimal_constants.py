@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.graph.units import Component, Neuron, site_of
 from caseback.model.prompts.places import Place, placed
 from caseback.model.running.edits import Apply
@@ -184,7 +185,7 @@ class _Fit:
         with torch.no_grad():
             parts = torch.arange(len(self.tokens)).split(limit("constants_prompts", given=at_once))
             some = [self.loss(theta, chosen).detach() for chosen in parts]
-        return torch.cat(some, 1).double().mean(1).cpu()
+        return in_float64(torch.cat(some, 1)).mean(1).cpu()
 
     def _owners(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """For each real token of the copies, whose copy it is in and whether the constant stands there."""

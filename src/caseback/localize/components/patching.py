@@ -22,6 +22,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, EditError, did_you_mean
 from caseback.localize.components.machinery.site_grid import Parts, sizes_in
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.prompts.pairs import pairs
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -130,7 +131,7 @@ def patch(
         raise EditError(f"{sites[0].name!r} is read-only and cannot be patched")
     source, there = measured(model.anatomy, other, metric, read=sites)
     _, here = measured(model.anatomy, base, metric)
-    there, here = there.double().cpu(), here.double().cpu()
+    there, here = in_float64(there).cpu(), in_float64(here).cpu()
     of_clean, of_corrupt = (there, here) if direction == "denoising" else (here, there)
     if normalise:
         expect_difference(of_clean, of_corrupt, model.dtype)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import CasebackError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.graph.units import components_of, name_of
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -183,7 +184,7 @@ def _gates(
     run = model.run(tokens, read=["z"], edits=edits, grad=True)
     grads = run.grad(metric, ["z"], retain=False)
     real = tokens.mask[..., None, None]
-    each = [(run["z", i].detach() * grads["z", i] * real).double().sum((1, 3)).T for i in range(model.n_layers)]
+    each = [in_float64(run["z", i].detach() * grads["z", i] * real).sum((1, 3)).T for i in range(model.n_layers)]
     return torch.cat(each).cpu()
 
 

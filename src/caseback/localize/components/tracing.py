@@ -22,6 +22,7 @@ import xarray as xr
 from caseback.errors import CasebackError, EditError, did_you_mean
 from caseback.localize.components.machinery.noise import noised, sigma_of
 from caseback.localize.components.machinery.site_grid import Parts, expect_window, sizes_in
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.prompts.copies import repeated, repeated_metric, repeated_run
 from caseback.model.prompts.places import Place, placed
 from caseback.model.registry import technique
@@ -147,9 +148,9 @@ def causal_trace(
         progress=progress,
         checkpoint=checkpoint,
     )
-    clean = metric(run).double().cpu().numpy()
-    corrupt = corrupted.double().cpu().numpy().reshape(-1, samples)
-    gained = (values - corrupted).double().cpu().numpy()
+    clean = in_float64(metric(run)).cpu().numpy()
+    corrupt = in_float64(corrupted).cpu().numpy().reshape(-1, samples)
+    gained = in_float64(values - corrupted).cpu().numpy()
     # one sweep has the variants of all states; they are cut apart again here
     cut = np.cumsum([len(grid.addressed) for grid in grids])[:-1]
     each = [grid.grid(part) for grid, part in zip(grids, np.split(gained, cut), strict=True)]

@@ -28,6 +28,7 @@ from caseback.localize.counterfactuals.results import Change, Counterfactual, Co
 from caseback.localize.counterfactuals.swapping import one_prompt, rows_of
 from caseback.localize.counterfactuals.words import Word, kind_of, words_of
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Bound, Metric
@@ -139,7 +140,7 @@ def find(
     for i, (choice, second) in zip(telling, firsts, strict=True):
         changes, way, _, size = versions[i]
         f = given if foil is not None else choice if choice != t else second
-        margins = [float(x[t].double() - x[f].double()) for x in (before, after[i])]
+        margins = [float(in_float64(x[t]) - in_float64(x[f])) for x in (before, after[i])]
         effect = _share(margins[0]) - _share(margins[1])
         same = model.tokenizer is None or _sort(model.token_text(f)) == _sort(model.token_text(t))
         moves = effect >= least and margins[1] < max(0.0, margins[0] / 2) and (foil is not None or choice != t)

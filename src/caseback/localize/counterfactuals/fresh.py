@@ -22,6 +22,7 @@ from caseback.localize.counterfactuals.finding import find, logits_after
 from caseback.localize.counterfactuals.results import Counterfactual
 from caseback.localize.counterfactuals.swapping import rows_of
 from caseback.localize.counterfactuals.words import Word
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.arguments import checked
 from caseback.model.running.metrics import Metric, logit_diff
 from caseback.model.running.model import Model
@@ -165,7 +166,7 @@ def fresh_pairs(
         tried += len(some)
         clean = np.stack([_mapped(base, words, mapping, {}) for mapping in some])
         corrupt = np.stack([_mapped(other, words, mapping, stands) for mapping in some])
-        after = logits_after(model, tokens, np.concatenate([clean, corrupt]))[0].double()
+        after = in_float64(logits_after(model, tokens, np.concatenate([clean, corrupt]))[0])
         firsts = after.argmax(-1).tolist()
         for b, mapping in enumerate(some):
             t, f = (mapping[(i,)][0] if (i,) in mapping else None for i in (target, one.foil))

@@ -7,7 +7,7 @@ a mask read as numbers would name positions 0 and 1. Nor are fractions, text or 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import index as to_int
 from typing import Any
 
@@ -185,6 +185,50 @@ def widened(x: Tensor) -> Tensor:
     torch.float64
     """
     return x.to(widest(x.device))
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where numbers of a device can be float64: there, or on the host.
+
+    Examples
+    --------
+    >>> float64_device(torch.device("cpu"))
+    device(type='cpu')
+    """
+    return device if widest(device) == torch.float64 else torch.device("cpu")
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """Numbers in float64 whatever their device has: there, or on the host, for what float32 would lose.
+
+    That is solves, eigenvectors and long sums. What comes of them goes back by ``.to(x)``, where it is needed there.
+
+    Examples
+    --------
+    >>> in_float64(torch.ones(2)).dtype
+    torch.float64
+    """
+    return x.to(float64_device(x.device), torch.float64)
+
+
+def narrowing(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """As torch moves a module's tensors, but that float64 becomes float32 where the device refuses it.
+
+    Examples
+    --------
+    >>> narrowing(lambda x: x)(torch.ones(2).double()).dtype
+    torch.float64
+    """
+
+    def moved(x: Tensor) -> Tensor:
+        try:
+            return move(x)
+        except TypeError:
+            if x.dtype != torch.float64:
+                raise
+            return move(x.float())
+
+    return moved
 
 
 def _short(value: Any) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from caseback.errors import AnatomyError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.parameters import (
     device_of,
@@ -168,8 +169,8 @@ def expect_gradient(module: nn.Module) -> None:
         change = (y - _output(module, torch.zeros_like(x))).detach()
         held = y.requires_grad
         slope = torch.autograd.grad((y * change).sum(), x, allow_unused=True)[0] if held else None
-    size = float(change.double().square().sum())
-    if slope is None or abs(float((slope * x.detach()).double().sum()) - size) > _EIGHT_BITS * size:
+    size = float(in_float64(change).square().sum())
+    if slope is None or abs(float(in_float64(slope * x.detach()).sum()) - size) > _EIGHT_BITS * size:
         raise AnatomyError(
             f"{_called(module)} multiplies by a kernel that keeps no gradient on {device_of(module).type}: load the "
             "model without quantization where gradients are asked for"

@@ -43,7 +43,7 @@ class Points:
         columns = metric.on(tokens, model.anatomy).columns
         self.tokens = tokens if columns is None else _cut(tokens, int(columns.max()) + 1)
         if max_batch is None:
-            max_batch = _at_once(model, self.tokens, every_position=columns is None)
+            max_batch = _at_once(model, self.tokens, 0, every_position=columns is None)
         if max_batch < 1:
             raise OutOfRange(f"max_batch is {max_batch}: expected at least 1")
         self.batches, self.passes = Batches(max_batch, "points"), 0
@@ -105,31 +105,30 @@ class Points:
         return Tokens(ids, mask, _picked(self.tokens.text, prompts.tolist()))
 
 
-def rows_at_once(model: Model, tokens: Tokens, metric: Metric) -> int:
-    """How many prompts as wide as these go forward and back together."""
-    return _at_once(model, tokens, every_position=metric.on(tokens, model.anatomy).columns is None)
+def rows_at_once(model: Model, tokens: Tokens, metric: Metric, beside: int = 0) -> int:
+    """How many prompts as wide as these go forward and back together, with so many bytes a token kept beside a pass.
+
+    gradient_tokens w / (width (w + beside))    tokens, w = bytes_on_the_way_back
+
+    Of a metric of all positions no more than its logits allow (``gradient_logits``).
+    """
+    return _at_once(model, tokens, beside, every_position=metric.on(tokens, model.anatomy).columns is None)
 
 
 def prompts_at_once(model: Model, tokens: Tokens, metric: Metric, beside: int = 0) -> int:
-    """How many prompts as wide as these are attributed together, where so many bytes a token are kept beside a pass.
-
-    min(attribution_prompts, gradient_tokens w / (w + beside), rows_at_once)    tokens, w = bytes_on_the_way_back
-    """
-    width = tokens.shape[1]
-    each = width * (bytes_on_the_way_back(model, width) + beside)
-    fit = room_on_the_way_back(model, tokens) // each
-    return max(1, min(limit("attribution_prompts"), fit, rows_at_once(model, tokens, metric)))
+    """As ``rows_at_once``, of prompts whose parts are scored together: ``attribution_prompts`` at most."""
+    return min(limit("attribution_prompts", tokens.ids.device), rows_at_once(model, tokens, metric, beside))
 
 
-def room_on_the_way_back(model: Model, tokens: Tokens) -> int:
-    """The bytes that one pass forward and back may take, of prompts as wide as these."""
+def room_on_the_way_back(model: Model, tokens: Tokens) -> tuple[int, int]:
+    """How many tokens of prompts as wide as these one pass forward and back may have, and the bytes that one takes."""
     each = bytes_on_the_way_back(model, tokens.shape[1])
-    return each * limit("gradient_tokens", tokens.ids.device, each=each)
+    return limit("gradient_tokens", tokens.ids.device, each=each), each
 
 
-def _at_once(model: Model, tokens: Tokens, *, every_position: bool) -> int:
-    width = tokens.shape[1]
-    most = limit("gradient_tokens", tokens.ids.device, each=bytes_on_the_way_back(model, width)) // width
+def _at_once(model: Model, tokens: Tokens, beside: int, *, every_position: bool) -> int:
+    (count, each), width = room_on_the_way_back(model, tokens), tokens.shape[1]
+    most = count * each // (width * (each + beside))
     if every_position:
         most = min(most, limit("gradient_logits") // (width * model.d_vocab))
     return max(1, most)

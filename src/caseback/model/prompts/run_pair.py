@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,10 @@ class RunPair:
     """None where zeros are patched in."""
     source_value: Float[Tensor, " batch"] | None
     direction: str
+    metric: Metric
+    """Of the base run's prompts."""
+    first: int = 0
+    """The number of the first of these prompts, for messages."""
 
     def coords(self) -> dict[str, Any]:
         """Each prompt's tokens and metric, clean and corrupt, as coordinates of results."""
@@ -53,7 +57,7 @@ class RunPair:
             coords[f"{name}_token"] = (("batch", "pos"), [row + [""] * (width - len(row)) for row in tokens.text])
         return coords
 
-    def gradients(self, metric: Metric, at: Sequence[Site], *, retain: bool = False, pull: bool = True) -> Run:
+    def gradients(self, at: Sequence[Site], *, retain: bool = False, pull: bool = True) -> Run:
         """The metric's gradients at the base run; ``retain`` and ``pull`` as for ``Run.grad``.
 
         Raises
@@ -61,13 +65,13 @@ class RunPair:
         CasebackError
             Where there is no gradient, or it is zero on a prompt.
         """
-        values = self.base_metric
+        values, metric = self.base_metric, self.metric
         last = Site("resid_post", self.base.anatomy.n_layers - 1)
         at = list(at) if last in at or last not in self.base else [*at, last]
         expect_gradient(metric, values)
         gradients = self.base.grad(values, at, retain=retain, pull=pull)
         if last in gradients and not metric.reads:  # of a metric of a site nothing past that site has a gradient
-            _expect_slope(metric, values, gradients[last.key])
+            _expect_slope(metric, values, gradients[last.key], self.first)
         return gradients
 
 
@@ -86,14 +90,44 @@ def run_pair(
 
     ``slopes`` are sites that it reads besides, for gradients there.
     """
-    anatomy = model.anatomy
-    if corrupt is None:
-        base, source, other, other_value = model.tokens(clean), None, None, None
-    else:
-        base, source = base_and_source(model, clean, corrupt, direction)
-        other, other_value = measured(anatomy, source, metric, read=read)
-    run, value = measured(anatomy, base, metric, read=[*read, *slopes], grad=grad)
-    return RunPair(run, value, other, other_value, direction)
+    base, source = base_and_source(model, clean, corrupt, direction)
+    everyone = slice(0, len(base))
+    return run_rows(model, base, source, metric, everyone, read, direction, grad=grad, slopes=slopes)
+
+
+def run_rows(
+    model: Model,
+    base: Tokens,
+    source: Tokens | None,
+    metric: Metric,
+    rows: slice,
+    read: Sequence[Site],
+    direction: str,
+    *,
+    grad: bool,
+    slopes: Sequence[Site] = (),
+) -> RunPair:
+    """As ``run_pair``, of some of the prompts that ``base_and_source`` gave; the metric is one of all of them."""
+
+    def of_rows(tokens: Tokens) -> tuple[Tokens, Metric]:
+        whole = rows == slice(0, len(tokens))
+        return (tokens, metric) if whole else (tokens[rows], metric.of_rows(tokens, rows))
+
+    other = other_value = None
+    if source is not None:
+        other, other_value = measured(model.anatomy, *of_rows(source), read=read)
+    part, mine = of_rows(base)
+    run, value = measured(model.anatomy, part, mine, read=[*read, *slopes], grad=grad)
+    return RunPair(run, value, other, other_value, direction, mine, rows.start or 0)
+
+
+def joined(coords: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The coordinates of pairs that were run some at a time, one after another."""
+    whole: dict[str, Any] = {}
+    for name, (dims, first) in coords[0].items():
+        parts = [part[name][1] for part in coords]
+        whole[name] = dims, torch.cat(parts) if isinstance(first, Tensor) else [row for part in parts for row in part]
+    return whole
 
 
 def expect_gradient(metric: Metric, values: Float[Tensor, " batch"]) -> None:
@@ -106,7 +140,7 @@ def expect_gradient(metric: Metric, values: Float[Tensor, " batch"]) -> None:
         )
 
 
-def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch pos d_model"]) -> None:
+def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch pos d_model"], first: int) -> None:
     """Refuse a metric that is flat at the base run: an estimate from it would be zero whatever the parts do."""
     flat = gradient.flatten(1).abs().amax(1) == 0
     if metric.name == "kl":
@@ -114,7 +148,7 @@ def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch
         flat |= values.abs() <= 100 * torch.finfo(at_least_float32(values.detach()).dtype).eps
     if not bool(flat.any()):
         return
-    which = flat.nonzero()[:, 0].tolist()
+    which = (flat.nonzero()[:, 0] + first).tolist()
     why = (
         "a KL divergence has its minimum on its own reference, where its gradient is zero"
         if metric.name == "kl"
@@ -127,8 +161,18 @@ def _expect_slope(metric: Metric, values: Tensor, gradient: Float[Tensor, "batch
     )
 
 
-def base_and_source(model: Model, clean: PromptsLike, corrupt: PromptsLike, direction: str) -> tuple[Tokens, Tokens]:
-    """The prompts that are patched and those that patches come from, in the same columns.
+@overload
+def base_and_source(
+    model: Model, clean: PromptsLike, corrupt: PromptsLike, direction: str
+) -> tuple[Tokens, Tokens]: ...
+@overload
+def base_and_source(
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, direction: str
+) -> tuple[Tokens, Tokens | None]: ...
+def base_and_source(
+    model: Model, clean: PromptsLike, corrupt: PromptsLike | None, direction: str
+) -> tuple[Tokens, Tokens | None]:
+    """The prompts that are patched and those that patches come from, in the same columns; the latter None for zeros.
 
     Raises
     ------
@@ -139,6 +183,8 @@ def base_and_source(model: Model, clean: PromptsLike, corrupt: PromptsLike, dire
     """
     if direction not in DIRECTIONS:
         raise CasebackError(f"direction {direction!r} is unknown. {did_you_mean(direction, DIRECTIONS)}")
+    if corrupt is None:
+        return model.tokens(clean), None
     clean, other = pairs(model, clean, corrupt)
     ids = clean.ids.masked_scatter(clean.mask, other.ids[other.mask])
     other = Tokens(ids, clean.mask, other.text)

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import EditError
-from caseback.model.anatomy.coerce import as_numbers, expect_finite
+from caseback.model.anatomy.coerce import as_numbers, expect_finite, in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edit_values import spread
 from caseback.model.running.edits import Add, Edit, Where
@@ -140,7 +140,7 @@ class Rotate(Edit):
         plane = as_numbers(self.plane, f"Rotate at {self.site!r}: plane", EditError, "a tensor (2, unit)")
         if not isinstance(plane, Tensor) or plane.ndim != 2 or len(plane) != 2:
             raise EditError(f"Rotate at {self.site!r}: plane is no tensor of two vectors, expected (2, unit)")
-        spanned = torch.linalg.matrix_rank(plane.double()) if bool(plane.isfinite().all()) else 0
+        spanned = torch.linalg.matrix_rank(in_float64(plane)) if bool(plane.isfinite().all()) else 0
         if spanned < 2:
             raise EditError(f"Rotate at {self.site!r}: the two vectors span no plane, expected finite ones apart")
         object.__setattr__(self, "plane", plane)

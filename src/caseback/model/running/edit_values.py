@@ -85,8 +85,11 @@ def spread(edit: Edit, value: Any, old: Tensor, where: Where) -> Tensor:
     """The rows of a given value, or of each edit's ``Values``; the module ``edits`` says which shapes it may have."""
     of, own = (value.of, value.values) if isinstance(value, Values) else (None, value)
     # A Python number goes straight to the site's precision: through float32 it would lose digits.
-    exact = {} if isinstance(own, Tensor) else {"dtype": old.dtype}
-    value = torch.as_tensor(own, device=old.device, **exact).to(old.dtype)
+    # A tensor changes its precision on the way: not every device has that of the host.
+    if isinstance(own, Tensor):
+        value = own.to(old.device, old.dtype)
+    else:
+        value = torch.as_tensor(own, dtype=old.dtype, device=old.device)
     if value.ndim == (of is not None):
         value = value if of is None else value[on(value, of)].view(-1, *[1] * (old.ndim - 1))
         return value.expand_as(old).clamp_min(torch.finfo(old.dtype).min)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.running.tokens import one_token, piece
 
 FAR = 1000.0
@@ -101,7 +102,7 @@ def warn_of_space(tokenizer: Any, text: str, final: Float[Tensor, " vocab"], wha
         token, spaced = (one_token(tokenizer, word, len(final), what) for word in (text, f" {text}"))
     except TargetError:
         return
-    likelier = float(final[spaced].double() - final[token].double())
+    likelier = float(in_float64(final[spaced]) - in_float64(final[token]))
     if spaced != token and likelier > math.log(FAR):
         times = "millions of" if likelier > math.log(1e6) else f"{float(f'{math.exp(likelier):.1g}'):,.0f}"
         warnings.warn(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.model.anatomy.assembled import assembled
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.running.edits import Edit, listed
 from caseback.model.running.metrics import Metric
 from caseback.model.running.run import Run, execute
@@ -56,7 +57,7 @@ def rechecked(
     >>> int(swept.in_float32.notnull().sum())
     2
     """
-    largest = effects.double().mean(1).abs().argsort(descending=True, stable=True)[:top]
+    largest = in_float64(effects).mean(1).abs().argsort(descending=True, stable=True)[:top]
     drop_output_hooks(anatomy.hf)
     wide = assembled(copy.deepcopy(anatomy.hf).float(), anatomy.tokenizer)
     runs: dict[int, Run] = {}

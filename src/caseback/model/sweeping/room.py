@@ -101,7 +101,9 @@ def logits_per_token(bound: Bound, d_vocab: int, width: int) -> float:
 
 
 def numbers_of(anatomy: Anatomy, site: Site, width: int) -> int:
-    """How many numbers a site holds for a token of prompts so wide; of a module's about as many as an MLP is wide.
+    """How many numbers a site holds for a token of prompts so wide: of a dictionary its features.
+
+    Of a module, or of a codec that does not say, about as many as an MLP is wide.
 
     Examples
     --------
@@ -115,6 +117,8 @@ def numbers_of(anatomy: Anatomy, site: Site, width: int) -> int:
     dims, wide = parts.dims, anatomy.d_mlp or 4 * anatomy.d_model
     sizes = {"pos": 1, "query": 1, "key": width, "d_model": anatomy.d_model, "vocab": anatomy.d_vocab}
     sizes |= {"head": dims.n_heads, "kv_head": dims.n_kv_heads, "d_head": max(dims.d_head, parts.d_z)}
+    if site.kind.view is not None:
+        wide = getattr(site.codec, "n_features", wide)
     return math.prod(sizes.get(dim, wide) for dim in site.kind.dims)
 
 

@@ -18,6 +18,7 @@ from caseback.decode.erasure import OracleEraser, QuadraticEraser
 from caseback.decode.states import States
 from caseback.errors import OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.running.frames import Positions
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -81,5 +82,5 @@ def ranks_of(eraser: LabeledEraser) -> list[int]:
 
 def shares_removed(before: States, after: States) -> list[float]:
     """The share of the variance that is gone, at each place."""
-    left, whole = (states.x.double().var(1).sum(1) for states in (after, before))
+    left, whole = (in_float64(states.x).var(1).sum(1) for states in (after, before))
     return (1 - left / whole).tolist()

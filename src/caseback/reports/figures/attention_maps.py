@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.arguments import checked
 from caseback.model.results import labelled
 from caseback.model.running.run import Run
@@ -112,7 +113,7 @@ def score_by_dimension(
         if not -len(real) <= place < len(real):
             raise OutOfRange(f"{name}={place}: the prompt has {len(real)} tokens, 0 to {len(real) - 1}")
         at.append(place % len(real))
-    products = q[real[at[0]], head].double() * k[real[at[1]], head * n_kv_heads // n_heads].double()
+    products = in_float64(q[real[at[0]], head]) * in_float64(k[real[at[1]], head * n_kv_heads // n_heads])
     text = run.tokens.text[batch]
     about: dict[str, Any] = {"layer": layer, "head": head, "query": at[0], "key": at[1]}
     about |= {"query_token": visible(text[at[0]]), "key_token": visible(text[at[1]])}

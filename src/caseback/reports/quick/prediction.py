@@ -13,6 +13,7 @@ import xarray as xr
 
 from caseback.decode.vocabulary.lenses.logit_lens import STREAM, lens_of_run
 from caseback.errors import CasebackError, TokensError
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.arguments import checked
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
@@ -72,7 +73,7 @@ def prediction(
     final = run.logits[0, last].detach()
     rows = likeliest(model, final, count)
     plain = model.run(tokens).logits[0, last].detach() if edits else final
-    before = plain.double().softmax(-1)[[row["id"] for row in rows]].tolist()
+    before = in_float64(plain).softmax(-1)[[row["id"] for row in rows]].tolist()
     lens = lens_of_run(model, run, k=k).isel(batch=0)
     return PREDICTION.document(
         model_facts(model),

@@ -19,6 +19,7 @@ from caseback.decode.dictionaries.architectures.topk import Revived
 from caseback.decode.dictionaries.registry import architecture
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.coerce import widened
 
 
 @architecture("batch_topk")
@@ -69,9 +70,9 @@ class BatchTopK(Revived):
 
     def _remember(self, smallest: Tensor) -> None:
         self.batches += 1
-        before = 1 - self.decay ** (self.batches - 1).double()
-        now = 1 - self.decay ** self.batches.double()
-        self.threshold.copy_((self.decay * before * self.threshold + (1 - self.decay) * smallest.double()) / now)
+        before = 1 - self.decay ** widened(self.batches - 1)
+        now = 1 - self.decay ** widened(self.batches)
+        self.threshold.copy_((self.decay * before * self.threshold + (1 - self.decay) * widened(smallest)) / now)
 
 
 def _highest(ranked: Tensor, count: int, guess: float) -> tuple[Pattern, Tensor]:

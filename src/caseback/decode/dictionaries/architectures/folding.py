@@ -24,6 +24,7 @@ from caseback.decode.dictionaries.architectures.switch import Switch
 from caseback.decode.dictionaries.architectures.topk import Revived
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.errors import ArgumentError
+from caseback.model.anatomy.coerce import widened
 from caseback.model.arguments import checked
 
 
@@ -108,7 +109,7 @@ def _fold_scale(own: Dictionary) -> None:
             own.b_router.add_(own.b_dec)
         own.facts = replace(own.facts, centered=False)
     if isinstance(own, BatchTopK) and own.facts.by_norm:
-        own.threshold.div_(out.unique().double().squeeze())
+        own.threshold.div_(widened(out.unique()).squeeze())
     match own:
         case CrossLayerTranscoder():
             own.W_enc.mul_(scale.repeat_interleave(own.per_layer, 0))

@@ -21,6 +21,7 @@ from caseback.decode.dictionaries.architectures.topk import Revived
 from caseback.decode.dictionaries.registry import architecture
 from caseback.decode.dictionaries.sparse import Pattern, pattern_of_rows
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.coerce import in_float64
 
 
 @architecture("group_topk")
@@ -53,7 +54,7 @@ class GroupTopK(Revived):
     def subspaces(self) -> Float[Tensor, "group group_size d_out"]:
         """An orthonormal basis of what each group writes."""
         rows = self.W_dec.detach().unflatten(0, (-1, self.group_size))
-        return torch.linalg.qr(rows.mT.double())[0].mT.to(rows.dtype)
+        return torch.linalg.qr(in_float64(rows.mT))[0].mT.to(rows)
 
     def keep(self, scores: Tensor) -> Tensor:
         return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, self._longest(scores), True)

@@ -26,6 +26,7 @@ from torch import Tensor
 from caseback.decode.dictionaries.architectures.crosscoders import Crosscoder
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
@@ -85,20 +86,20 @@ def latent_scaling(
     """
     names = _expected(crosscoder, states, sources, below)
     n, width = crosscoder.n_sources, crosscoder.n_features
-    rows = crosscoder.rows().double()
+    rows = in_float64(crosscoder.rows())
     products = {name: rows.new_zeros(n, n, width) for name in ("error", "reconstruction")}
-    squares, active, tokens = rows.new_zeros(width), torch.zeros(width, dtype=torch.int64, device=rows.device), 0
+    squares, active, tokens = rows.new_zeros(width), rows.new_zeros(width, dtype=torch.int64), 0
     at_once = max(1, limit("feature_scores", rows.device) // width)
     for x in states.split(at_once) if isinstance(states, Tensor) and states.ndim == 3 else states:
         if not isinstance(x, Tensor) or x.layout != torch.strided:
             raise ArgumentError(f"states hold a {type(x).__name__}: expected tensors (token, source, d)")
         codes = crosscoder.codes(x)
-        feature, values = codes.indices()[1], codes.values().double()
+        feature, values = codes.indices()[1].to(rows.device), in_float64(codes.values())
         written = crosscoder.write(codes)
         error = crosscoder.normalized(x.to(written.dtype)) - written - crosscoder.b_dec
         by_feature = codes.t()
         for name, target in (("error", error), ("reconstruction", written)):
-            sums = torch.sparse.mm(by_feature, target).double().view(width, n, -1)
+            sums = in_float64(torch.sparse.mm(by_feature, target)).view(width, n, -1)
             products[name] += torch.einsum("frd,fmd->rmf", rows, sums)
         squares.index_add_(0, feature, values.square())
         active += torch.bincount(feature, minlength=width)

@@ -38,6 +38,7 @@ from caseback.decode.dictionaries.features.reading import feature_words
 from caseback.decode.dictionaries.measures.controls import neuron_dictionary, random_dictionary
 from caseback.decode.dictionaries.measures.replacement import splice_of
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -190,7 +191,7 @@ def _controls(model: Model, dictionary: Dictionary, tokens: CorpusTokens, seed: 
             break
     x = torch.cat(sample)
     with torch.no_grad():
-        active = float((dictionary.encode(x) != 0).sum(1).double().mean())
+        active = float(in_float64((dictionary.encode(x) != 0).sum(1)).mean())
     k = min(dictionary.d_in, max(1, round(active)))
     neurons = neuron_dictionary(dictionary.d_in, k=k, facts=Facts(site=dictionary.facts.site)).to(x.device)
     return {"random": random_dictionary(dictionary, x, seed=seed), "neurons": neurons}

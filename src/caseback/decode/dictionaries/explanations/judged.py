@@ -30,6 +30,7 @@ from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
@@ -120,7 +121,7 @@ def local_judge(model: Model, *, batch_size: int | None = None) -> Judge:
                 ) from error
             ends = states[torch.arange(len(tokens)), tokens.column(-1).to(states.device)]
             with torch.no_grad():
-                logits = unembed(model.anatomy, ends, ids).double()
+                logits = widened(unembed(model.anatomy, ends, ids))
             levels = [part.logsumexp(-1) for part in logits.split([len(yes), len(no)], -1)]
             shares += torch.sigmoid(levels[0] - levels[1]).tolist()
         return shares

@@ -23,6 +23,7 @@ from caseback.decode.dictionaries.measures.probing import codes_of
 from caseback.decode.probes.setting import Labels
 from caseback.decode.probes.splits import numbered
 from caseback.errors import ArgumentError, OutOfRange, TokensError
+from caseback.model.anatomy.coerce import float64_device, in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
@@ -112,6 +113,8 @@ def _judged(
     levels: Sequence[float],
     precision: float,
 ) -> dict[str, Tensor]:
+    place = float64_device(codes.device)
+    codes, truth = codes.to(place), truth.to(place)
     largest = codes[:cut].abs().amax(0)
     first, other = truth[:cut].double(), truth[cut:]
     n, width = truth.shape[1], codes.shape[1]
@@ -183,7 +186,7 @@ def supervised_dictionary(states: StatesLike, slots: Mapping[str, Labels]) -> xr
     """
     if not slots:
         raise ArgumentError("there are no slots: expected a value for each example, by the slot's name")
-    x = whole(states).double()
+    x = in_float64(whole(states))
     mean = x.mean(0)
     centered = x - mean
     total = centered.square().sum()

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 
 
 def unit_rows(rows: Float[Tensor, "feature d"]) -> Float[Tensor, "feature d"]:
     """Rows of norm 1 in float64; a row of zeros stays one."""
-    rows = rows.detach().double()
+    rows = in_float64(rows.detach())
     norms = rows.norm(dim=1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1)
 

@@ -24,6 +24,7 @@ from caseback.decode.dictionaries.measures.given import Dictionaries, expect_wid
 from caseback.decode.dictionaries.measures.planted import Planted
 from caseback.decode.dictionaries.measures.recovery import matched
 from caseback.errors import ArgumentError, OutOfRange
+from caseback.model.anatomy.coerce import float64_device, in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 
@@ -109,8 +110,8 @@ def planted_absorption(dictionaries: Dictionaries, planted: Planted, *, least_sh
 @torch.no_grad()
 def _absorbed(dictionary: Dictionary, planted: Planted, parents: Tensor, match: Tensor, least: float) -> Tensor:
     """For each parent: absorbed tokens, tokens with a child, silent tokens, tokens without a child."""
-    device = dictionary.W_enc.device
-    along = (dictionary.W_dec.double() @ planted.directions[parents].T.to(device)).T  # (parent, feature)
+    device = float64_device(dictionary.W_enc.device)
+    along = (in_float64(dictionary.W_dec) @ planted.directions[parents].T.to(device)).T  # (parent, feature)
     has_child = torch.stack([planted.firing[:, planted.parents == p].any(1) for p in parents], 1).to(device)
     amount = planted.codes[:, parents].to(device)
     counts = torch.zeros(len(parents), 4, dtype=torch.float64)
@@ -119,9 +120,9 @@ def _absorbed(dictionary: Dictionary, planted: Planted, parents: Tensor, match: 
     exists = (match >= 0).to(device)
     step = rows_in_hand(dictionary)
     for x, child, there in zip(
-        planted.states.to(device).split(step), has_child.split(step), amount.split(step), strict=True
+        planted.states.to(dictionary.W_enc).split(step), has_child.split(step), amount.split(step), strict=True
     ):
-        codes = dictionary.encode(x).double()
+        codes = in_float64(dictionary.encode(x))
         silent = ~((codes[:, own] != 0) & exists)
         others = along.clone()
         others[at, own] = torch.where(exists, 0, others[at, own])

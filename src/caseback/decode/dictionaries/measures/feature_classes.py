@@ -25,6 +25,7 @@ from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.vocabulary.weights.named_matrices import finite, table_of, weights_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.model import Model
@@ -127,9 +128,9 @@ def feature_classes(
 @torch.no_grad()
 def _shapes(rows: Tensor, table: Float[Tensor, "d_model vocab"]) -> dict[str, np.ndarray]:
     """Moments and tails of each row's logits, some rows at a time."""
-    pieces: list[Tensor] = [rows.new_zeros(0, 5, dtype=torch.float64)]
+    pieces: list[Tensor] = [torch.zeros(0, 5, dtype=torch.float64)]
     for some in rows.split(max(1, limit("weight_products", rows.device) // table.shape[1])):
-        v = (some.to(table) @ table).double()
+        v = in_float64(some.to(table) @ table)
         v = v - v.mean(1, keepdim=True)
         std = v.square().mean(1, keepdim=True).sqrt()
         z = v / torch.where(std > 0, std, 1)

@@ -137,16 +137,16 @@ def confusion(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """At how many tokens a feature for each truth is active together with it, at how many it is, and the truth."""
     wanted = planted.firing.to(dictionary.W_enc.device)
-    both = torch.zeros(len(features), dtype=torch.float64, device=wanted.device)
+    both = torch.zeros(len(features), dtype=torch.long, device=wanted.device)
     active = torch.zeros_like(both)
     columns = features.clamp_min(0).to(wanted.device)
     exists = (features >= 0).to(wanted.device)
     step = rows_in_hand(dictionary)
-    for x, truth in zip(planted.states.to(wanted.device).split(step), wanted.split(step), strict=True):
+    for x, truth in zip(planted.states.to(dictionary.W_enc).split(step), wanted.split(step), strict=True):
         fires = (dictionary.encode(x) != 0)[:, columns] & exists
         both += (fires & truth).sum(0)
         active += fires.sum(0)
-    return both.cpu(), active.cpu(), wanted.sum(0).cpu().double()
+    return both.cpu().double(), active.cpu().double(), wanted.sum(0).cpu().double()
 
 
 def agreement_of_firing(both: Tensor, active: Tensor, truth: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensErro
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import in_float64, widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.registry import technique
@@ -211,7 +212,7 @@ def _means(model: Model, spliced: Mapping[str, Splice], batches: Sequence[Batch]
     for batch in batches:
         run = execute(model.anatomy, batch.tokens, read=reads, logits=False)
         for site in reads:
-            states = flat(run[site])[batch.taken].double()
+            states = in_float64(flat(run[site])[batch.taken])
             sums[site] = sums.get(site, 0) + states.sum(0)
     for name, (one, site, target) in spliced.items():
         have = len(sums[site]), len(sums[target])
@@ -235,7 +236,7 @@ def _measured(
     following = batch.tokens.ids.roll(-1, 1)[batch.counted][:, None]
 
     def losses(log_q: Tensor) -> Tensor:
-        wide, p = log_q.double(), clean_log_p.double()
+        wide, p = widened(log_q), widened(clean_log_p)
         return torch.stack([-wide.gather(1, following.to(wide.device)).sum(), (p.exp() * (p - wide)).sum()])
 
     def spliced_in(target: Site, values: Tensor) -> Tensor:
@@ -250,11 +251,11 @@ def _measured(
         truth = flat(clean[target])[batch.taken]
         written = coded(one, flat(clean[site])[batch.taken])[0].to(truth.device)
         yield ("dictionary", name), spliced_in(target, written)
-        lengths = (truth.double() - written.double()).norm(dim=1, keepdim=True)
+        lengths = (in_float64(truth) - in_float64(written)).norm(dim=1, keepdim=True)
         for number, draw in enumerate(random[name]):
-            noise = torch.from_numpy(draw.standard_normal(truth.shape)).to(truth.device)
+            noise = torch.from_numpy(draw.standard_normal(truth.shape)).to(lengths.device)
             noise = noise / noise.norm(dim=1, keepdim=True) * lengths
-            yield ("random", name, number), spliced_in(target, truth.double() + noise)
+            yield ("random", name, number), spliced_in(target, in_float64(truth) + noise)
 
 
 def put(clean: Run, target: Site, batch: Batch, values: Tensor) -> Edit:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.measures.given import rows_in_hand
+from caseback.model.anatomy.coerce import in_float64
 
 STEPS = 4  # bins of the norm to a doubling
 N_BINS = 64 * STEPS
@@ -52,7 +53,7 @@ class Sums:
     @classmethod
     def of(cls, dictionary: Dictionary) -> Sums:
         """Sums of nothing."""
-        like = dictionary.W_enc.new_zeros((), dtype=torch.float64)
+        like = in_float64(dictionary.W_enc.new_zeros(()))
         return cls(
             like.new_zeros(N_BINS, len(NAMES)),
             like.new_zeros(N_BINS, dictionary.d_out),
@@ -64,7 +65,7 @@ class Sums:
 
     def add(self, target: Float[Tensor, "token d"], written: Float[Tensor, "token d"], fired: Tensor) -> None:
         """One block: what was to be reconstructed, what was, and how often each feature was active."""
-        t, w = target.double(), written.double()
+        t, w = in_float64(target), in_float64(written)
         e = t - w
         square_t, square_e, square_w = (x.square().sum(1) for x in (t, e, w))
         product = (t * w).sum(1)
@@ -77,7 +78,7 @@ class Sums:
         self.numbers.index_add_(0, bins, numbers)
         self.target.index_add_(0, bins, t)
         self.error.index_add_(0, bins, e)
-        self.fired += fired
+        self.fired += fired.to(self.fired.device)
         self.tokens += len(t)
         spread = (t - t.mean(0)).square().sum(1)
         varies = spread > 0

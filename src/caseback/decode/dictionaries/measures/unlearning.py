@@ -36,6 +36,7 @@ from caseback.decode.dictionaries.measures.given import (
 )
 from caseback.decode.dictionaries.measures.replacement import splice_of
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.coerce import float64_device, in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.edits import Edit, Where
@@ -171,7 +172,7 @@ def unlearning(
                     variants = [_hold(mean, some, strength, skip_first) for strength in strengths]
                     for side, (tokens, target) in enumerate(sides):
                         values = sweep(model.anatomy, tokens, variants, is_first(target), progress=progress).values
-                        answered[side, 2 * row + kind, column] = values.double().mean(1).cpu().numpy()
+                        answered[side, 2 * row + kind, column] = in_float64(values).mean(1).cpu().numpy()
     forgotten, retained = 1 - answered[0], answered[1]
     allowed = np.where(retained >= least_retained, forgotten, -np.inf).reshape(len(forgotten), -1).max(1)
     names = [name + kind for name in several for kind in ("", ", random features")]
@@ -207,11 +208,12 @@ def _activity(
 ) -> tuple[Float[Tensor, " feature"], Float[Tensor, " feature"]]:
     """The share of tokens at which each feature is above 0, and its mean there."""
     like = dictionary.W_enc
-    count = torch.zeros(dictionary.n_features, dtype=torch.float64, device=like.device)
+    place = float64_device(like.device)
+    count = torch.zeros(dictionary.n_features, dtype=torch.float64, device=place)
     total, tokens = torch.zeros_like(count), 0
     for piece in pieces:
         for some in piece.to(like).split(rows_in_hand(dictionary)):
-            codes = dictionary.encode(some).clamp_min(0)
+            codes = dictionary.encode(some).clamp_min(0).to(place)
             count += (codes > 0).sum(0)
             total += codes.sum(0, dtype=torch.float64)
             tokens += len(some)

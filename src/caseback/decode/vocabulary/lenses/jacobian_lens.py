@@ -20,6 +20,7 @@ from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, stream_at
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
@@ -150,5 +151,5 @@ def _jacobians(
         gradients = run.grad(wanted, at, retain=start + copies < len(out))
         for i, site in enumerate(at):
             here = at_least_float32(gradients[site.name, site.layer][: len(some), valid])
-            jacobians[i, start : start + len(some)] = here.double().mean(1).cpu()
+            jacobians[i, start : start + len(some)] = in_float64(here).mean(1).cpu()
     return jacobians

@@ -18,6 +18,7 @@ from torch import Tensor
 from caseback.decode.vocabulary.lenses.lens import Lens, fingerprint, streams
 from caseback.errors import CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.tasks.corpus import corpus_rows
@@ -204,8 +205,8 @@ class MomentSums:
 
     def add(self, x: Float[Tensor, "token d_model"], y: Float[Tensor, "token d_out"]) -> None:
         """Take some tokens in."""
-        x = torch.cat([x, x.new_ones(len(x), 1)], -1).double()
-        y = y.double()
+        x = in_float64(torch.cat([x, x.new_ones(len(x), 1)], -1))
+        y = in_float64(y)
         self.count += len(x)
         self.xx += (x.T @ x).cpu()
         self.xy += (x.T @ y).cpu()

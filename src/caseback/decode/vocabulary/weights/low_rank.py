@@ -28,6 +28,7 @@ from torch import Tensor
 from caseback.decode.vocabulary.weights.named_matrices import kind_of, matrix_of
 from caseback.decode.vocabulary.weights.singular_words import svd_of
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
@@ -113,7 +114,7 @@ class LowRank:
     def lost(self, rank: int) -> float:
         """|W - W_k|_F^2 / |W|_F^2, by Eckart and Young the least that any matrix of this rank can lose."""
         self._expect(rank)
-        squares = self.S.double().pow(2)
+        squares = in_float64(self.S).pow(2)
         return float(squares[rank:].sum() / squares.sum())
 
     def edit(self, rank: int, *, drop: bool = False) -> Edit:

@@ -26,6 +26,7 @@ from caseback.errors import OutOfRange, SiteAbsent
 from caseback.jobs.budget import limit
 from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.weights import Weights
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import Name
 from caseback.model.registry import technique
@@ -126,15 +127,15 @@ def _both_ends(
 ) -> dict[str, np.ndarray]:
     """The units at either end, and the word's rank in each of them."""
     mean = table.mean(1)
-    moments = torch.zeros(len(table), len(table), dtype=torch.float64, device=table.device)
+    moments = in_float64(table.new_zeros(len(table), len(table)))
     for some in table.split(max(1, limit("weight_products", table.device) // len(table)), 1):
-        own = (some - mean[:, None]).double()
+        own = in_float64(some - mean[:, None])
         moments += own @ own.T
-    wide = rows.double()
+    wide = in_float64(rows)
     spread = ((wide @ (moments / table.shape[1])) * wide).sum(1).clamp_min(0).sqrt()
     # a row that writes nothing, up to rounding, stands nowhere
     real = spread > 1e-9 * spread.max().clamp_min(torch.finfo(spread.dtype).tiny)
-    z = torch.where(real, wide @ (table[:, token] - mean).double() / torch.where(real, spread, 1), 0.0)
+    z = torch.where(real, wide @ in_float64(table[:, token] - mean) / torch.where(real, spread, 1), 0.0)
     arrays = {}
     for end, largest in (("top", True), ("bottom", False)):
         chosen = z.topk(k, largest=largest)

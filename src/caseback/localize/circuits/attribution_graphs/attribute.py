@@ -40,6 +40,7 @@ from caseback.localize.circuits.attribution_graphs.sources import (
 )
 from caseback.localize.circuits.attribution_graphs.targets import logit_readers, targets_of
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.graph.names import Name
 from caseback.model.registry import technique
@@ -233,7 +234,7 @@ def _labelled(
         {
             "weight": weight,
             "activation": ("writer", np.array(activation)),
-            "value": ("reader", values.double().numpy()),
+            "value": ("reader", in_float64(values).numpy()),
             "target_weight": ("reader", counts),
         },
         attrs=weight.attrs,

@@ -22,6 +22,7 @@ from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.attribution_graphs.stream_places import Features, features_of
 from caseback.localize.circuits.attribution_graphs.virtual_weights import sites_of_weights
+from caseback.model.anatomy.coerce import float64_device, in_float64
 from caseback.model.anatomy.feature_reads import FeatureDictionary
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -154,7 +155,7 @@ class _Sums:
 
     def __init__(self, pairs: Int[Tensor, "target k"], n_targets: int):
         self.pairs, self.n_tokens = pairs, 0
-        kind = {"dtype": torch.float64, "device": pairs.device}
+        kind: dict[str, Any] = {"dtype": torch.float64, "device": float64_device(pairs.device)}
         self.plain, self.weighted, self.together = (torch.zeros(pairs.shape, **kind) for _ in range(3))
         self.active, self.total = (torch.zeros(n_targets, **kind) for _ in range(2))
 
@@ -162,13 +163,14 @@ class _Sums:
         """The codes of some tokens more."""
         self.n_tokens += len(targets)
         token, feature = targets.nonzero(as_tuple=True)
-        strength = targets[token, feature].double().abs()
-        self.active += torch.bincount(feature, minlength=len(self.active))
-        self.total.index_add_(0, feature, strength)
+        strength, place = in_float64(targets[token, feature]).abs(), self.total.device
+        self.active += torch.bincount(feature, minlength=len(self.active)).to(place)
+        self.total.index_add_(0, feature.to(place), strength)
         size = max(1, limit("contraction_numbers") // max(1, self.pairs.shape[1]))
         for at, j, a_j in zip(token.split(size), feature.split(size), strength.split(size), strict=True):
             i = self.pairs[j]
-            a_i = sources[at[:, None], i.clamp_min(0)].double().masked_fill_(i < 0, 0)
+            a_i = in_float64(sources[at[:, None], i.clamp_min(0)]).masked_fill_(i.to(place) < 0, 0)
+            j = j.to(place)
             self.plain.index_add_(0, j, a_i)
             self.weighted.index_add_(0, j, a_i * a_j[:, None])
             self.together.index_add_(0, j, (a_i != 0).double())

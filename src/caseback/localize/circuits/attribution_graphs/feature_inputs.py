@@ -23,6 +23,7 @@ from caseback.errors import ArgumentError, CasebackError, OutOfRange, did_you_me
 from caseback.localize.circuits.attribution_graphs.frozen import Attention
 from caseback.localize.circuits.attribution_graphs.stream_places import BRANCHES, NORMED, Features, depth_of
 from caseback.localize.circuits.attribution_graphs.stream_writes import Parts, Writes, joined_parts, one_a_position
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.names import Name, head_name, parse_name
@@ -291,17 +292,17 @@ def _labelled(
     model: Model, feature: str, at: int, inputs: list[_Inputs], biases: float, value: float, top: int | None
 ) -> xr.Dataset:
     """The entries that are not 0, the largest first."""
-    weight = np.concatenate([*(one.weight.double().cpu().numpy().ravel() for one in inputs), [biases]])
+    weight = np.concatenate([*(in_float64(one.weight).cpu().numpy().ravel() for one in inputs), [biases]])
     order = np.argsort(-np.abs(weight), kind="stable")
     order = order[weight[order] != 0]
     listed = order if top is None else order[:top]
 
     def column(name: str, last: float) -> np.ndarray:
-        every = [getattr(one, name).double().cpu().numpy().ravel() for one in inputs]
+        every = [in_float64(getattr(one, name)).cpu().numpy().ravel() for one in inputs]
         return np.concatenate([*every, [last]])[listed]
 
     def repeated(name: str) -> np.ndarray:
-        every = [np.tile(getattr(one.parts, name).double().cpu().numpy(), len(one.ways)) for one in inputs]
+        every = [np.tile(in_float64(getattr(one.parts, name)).cpu().numpy(), len(one.ways)) for one in inputs]
         return np.concatenate([*every, [np.nan]])[listed]
 
     starts = np.cumsum([0, *(one.weight.numel() for one in inputs)])

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from caseback.errors import OutOfRange
 from caseback.localize.circuits.attribution_graphs.form import along_all_paths, expect_graph
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.arguments import checked
 
 
@@ -206,7 +207,7 @@ def prune_graph(graph: xr.Dataset, *, node: float = 0.8, edge: float = 0.98, bia
 
 def _fewest(values: Tensor, share: float) -> Tensor:
     """The fewest entries that hold a share of the sum; none that is 0."""
-    ranked = values.double().sort(descending=True)
+    ranked = in_float64(values).sort(descending=True)
     before = ranked.values.cumsum(0) - ranked.values
     keep = (before < share * float(ranked.values.sum())) & (ranked.values > 0)
     return torch.zeros_like(keep).scatter_(0, ranked.indices, keep)
@@ -214,7 +215,7 @@ def _fewest(values: Tensor, share: float) -> Tensor:
 
 def cumulative(values: Tensor) -> Tensor:
     """The share of the sum that an entry and all larger ones hold: what viewers' sliders go by."""
-    ranked = values.double().sort(descending=True)
+    ranked = in_float64(values).sort(descending=True)
     total = ranked.values.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.zeros_like(ranked.values).scatter_(0, ranked.indices, ranked.values.cumsum(0) / total)
 

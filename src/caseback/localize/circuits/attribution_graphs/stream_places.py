@@ -89,8 +89,8 @@ class Features:
     def _asked(self, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         """A state of mean 0 and mean square 1, and these features at it."""
         model, layers = self.model, getattr(self.dictionary, "n_layers", 0)
-        state = torch.linspace(-1, 1, model.d_model, device=model.device, dtype=torch.float64)
-        state = (state / state.square().mean().sqrt()).to(model.weights.W_U.dtype)
+        state = torch.linspace(-1, 1, model.d_model, dtype=torch.float64)
+        state = (state / state.square().mean().sqrt()).to(model.device, model.weights.W_U.dtype)
         features = torch.arange(start, end, device=model.device)
         return state.expand(1, layers, -1) if layers else state[None], torch.zeros_like(features), features
 

@@ -21,21 +21,24 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
-from caseback.jobs.budget import limit
+from caseback.jobs.batches import Batches
 from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.features.entries import Entries, effects_of, names_of
 from caseback.localize.circuits.features.one_by_one import one_by_one
 from caseback.localize.circuits.features.places import Place, gaps_of, groups_of, places_of
 from caseback.localize.circuits.features.two_runs import TwoRuns
 from caseback.localize.inputs.gradients.quadrature import RULES
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.sites import Site
-from caseback.model.prompts.copies import repeated
+from caseback.model.prompts.embedding_points import prompts_at_once
 from caseback.model.prompts.per_token import expect_metric
+from caseback.model.prompts.run_pair import base_and_source, joined, run_rows
 from caseback.model.registry import technique
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
+from caseback.model.sweeping.room import numbers_of
 
 METHODS = ("attribution", "integrated_gradients", "exact")
 
@@ -94,7 +97,8 @@ def feature_effects(
     top
         Keep so many entries, the strongest of all; None for all of them.
     batch_size
-        Prompts at a time, which bounds memory.
+        Prompts at a time, which bounds memory; None for as many as ``attribution_prompts`` and the budget of a pass
+        forward and back (``gradient_tokens``) hold, with what is read at the sites.
     progress
         Show a progress bar.
 
@@ -146,8 +150,8 @@ def feature_effects(
     how |= {"aggregation": aggregation, "uncovered": gaps_of(places)}
     how |= {"steps": steps, "rule": rule} if method == "integrated_gradients" else {}
     sites_and_prompts = {"site": [str(site) for site in groups_of(places)]}
-    sides = [side for side in ("clean", "corrupt") if side in coords[0]]
-    sites_and_prompts |= {side: ("batch", torch.cat([part[side][1] for part in coords])) for side in sides}
+    whole = joined(coords)
+    sites_and_prompts |= {side: whole[side] for side in ("clean", "corrupt") if side in whole}
     table = dict(zip(("estimated", "errors", "measured", "gap"), torch.cat(sums, -1), strict=True))
     sets = {name: labelled(x, ["site", "batch"], sites_and_prompts, **how) for name, x in table.items()}
     effect = labelled(entries.effect, ["entry"], _columns(places, entries), name="effect", **how)
@@ -177,19 +181,28 @@ def batches(
     """The two runs of some prompts at a time, with the number of the first."""
     if corrupt is None and direction != "noising":
         raise CasebackError("without corrupt= nodes are set to zero: there is no run to restore")
-    at_once = limit("attribution_prompts", given=batch_size)
-    if at_once < 1:
+    if batch_size is not None and batch_size < 1:
         raise OutOfRange(f"batch_size={batch_size}: expected at least 1")
-    tokens = model.tokens(clean)
-    other = None if corrupt is None else model.tokens(corrupt)
-    if other is not None and len(other) > len(tokens) == 1:
-        tokens = repeated(tokens, len(other))
-    for start in progress_bar(range(0, len(tokens), at_once), "effects of nodes", unit="batch", show=progress):
-        rows = slice(start, start + at_once)
-        theirs = other if other is None or len(other) == 1 else other[rows]
-        mine = metric.of_rows(tokens, rows)
-        grad = method != "integrated_gradients"
-        yield start, TwoRuns.of(model, tokens[rows], theirs, mine, places, direction=direction, grad=grad)
+    base, source = base_and_source(model, clean, corrupt, direction)
+    read = list(dict.fromkeys(site for place in places for site in (place.base, place.written)))
+    beside = _bytes_beside(model, places, read, base.shape[1])
+    at_once = batch_size or prompts_at_once(model, base, metric, beside)
+    grad = method != "integrated_gradients"
+
+    def of_rows(rows: slice) -> tuple[int, TwoRuns]:
+        pair = run_rows(model, base, source, metric, rows, read, direction, grad=grad)
+        return rows.start, TwoRuns(model, places, pair)
+
+    done = (result for _, result in Batches(at_once, "prompts").over(len(base), of_rows))
+    total = -(-len(base) // at_once)
+    yield from progress_bar(done, "effects of nodes", total=total, unit="batch", show=progress)
+
+
+def _bytes_beside(model: Model, places: Sequence[Place], read: Sequence[Site], width: int) -> int:
+    """What is kept of a token: both runs' sites, gradients and changes there, and five tables of one place's nodes."""
+    numbers = lambda sites: [numbers_of(model.anatomy, site, width) for site in sites]  # noqa: E731
+    nodes = max(numbers(place.site for place in places))
+    return max(4, model.dtype.itemsize) * (4 * sum(numbers(read)) + 5 * nodes)
 
 
 def measured_effects(
@@ -208,7 +221,7 @@ def measured_effects(
             effects = one_by_one(runs, place, change)
         else:
             effects = effects_of(place, change, gradients[place.written], x)
-        total = effects.double().sum((1, 2)).cpu()
+        total = in_float64(effects).sum((1, 2)).cpu()
         at = groups.index(place.written)
         sums[at] += total
         errors[at] += total if place.kind == "error" else 0

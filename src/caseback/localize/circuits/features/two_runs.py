@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,7 +22,7 @@ from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way, over_points
 from caseback.model.prompts.per_token import aligned
-from caseback.model.prompts.run_pair import RunPair, run_pair
+from caseback.model.prompts.run_pair import RunPair
 from caseback.model.running.edits import Add, Edit
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -36,29 +35,25 @@ class TwoRuns:
 
     Attributes
     ----------
-    model, places, metric
-        The model; the places; the metric of these prompts.
+    model, places
+        The model; the places.
     pair
         The two runs.
     """
 
     model: Model
     places: Sequence[Place]
-    metric: Metric
     pair: RunPair
-
-    @classmethod
-    def of(
-        cls, model: Model, clean: Tokens, corrupt: Tokens | None, metric: Metric, places: Sequence[Place], **how: Any
-    ):
-        """Run both; ``how`` has ``direction`` and ``grad``, as for ``run_pair``."""
-        reads = dict.fromkeys(site for place in places for site in (place.base, place.written))
-        return cls(model, places, metric, run_pair(model, clean, corrupt, metric, list(reads), **how))
 
     @property
     def tokens(self) -> Tokens:
         """The prompts of the run that is patched."""
         return self.pair.base.tokens
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of these prompts."""
+        return self.pair.metric
 
     def base(self, site: Site) -> Float[Tensor, "batch pos *d"]:
         """What stands at a site of the run that is patched."""
@@ -93,7 +88,7 @@ class TwoRuns:
     def gradients(self) -> dict[Site, Tensor]:
         """The metric's gradient at each written site of the run that is patched."""
         at = list(groups_of(self.places))
-        run = self.pair.gradients(self.metric, at)
+        run = self.pair.gradients(at)
         return {site: aligned(run[site.key], self.tokens) for site in at}
 
     def averaged(self, steps: int, rule: str) -> dict[Site, Tensor]:

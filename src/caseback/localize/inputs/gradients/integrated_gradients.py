@@ -27,6 +27,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.gradients.quadrature import FEWEST, RULES, Panels
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.prompts.baselines import baseline_embedding, baseline_name, usual_baseline
 from caseback.model.prompts.embedding_points import Points
 from caseback.model.prompts.per_token import prepared, token_scores
@@ -279,7 +280,7 @@ def _adaptive(path: Path, tolerance: float | None, max_steps: int, by_dimension:
         gap,
         count,
         count,
-        limit.double(),
+        in_float64(limit),
         torch.tensor([panels.reached() for panels in all_panels]),
         torch.stack([panels.change().sum() for panels in all_panels]),
         [_steepest(panels) for panels in all_panels],

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import OutOfRange
+from caseback.model.anatomy.coerce import in_float64
 
 
 def gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +96,7 @@ class Panels:
 
     def put(self, at: float, value: Float[Tensor, " score"], height: float) -> None:
         """Record the integrand at a node, and the antiderivative of its sum there."""
-        self.values[at], self.heights[at] = value.double(), height
+        self.values[at], self.heights[at] = in_float64(value), height
 
     def wanted(self) -> list[float]:
         """The nodes to evaluate next; none when the tolerance is met, or cannot be with the nodes that are left."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.localize.inputs.perturbation.coalitions import feature_scores
 from caseback.model.anatomy.anatomy import Anatomy
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.prompts.granularity import Given, features_of
 from caseback.model.prompts.per_token import aligned, expect_metric
@@ -161,7 +162,7 @@ def atman(
         progress=progress,
         checkpoint=checkpoint,
     )
-    lost = (clean - values).double().cpu().numpy().T
+    lost = in_float64(clean - values).cpu().numpy().T
     return feature_scores(
         lost,
         model,
@@ -169,7 +170,7 @@ def atman(
         metric,
         chosen,
         atman,
-        metric_value=clean.double().tolist(),
+        metric_value=in_float64(clean).tolist(),
         factor=float(factor),
         similarity=similarity,
         how=how,

@@ -28,6 +28,7 @@ from caseback.localize.inputs.training.projection import WHOLE, Projection, Whol
 from caseback.localize.inputs.training.rows import batches, dots, read_corpus
 from caseback.localize.inputs.training.solving import check_damping, damped
 from caseback.localize.inputs.training.store import GradientStore
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -238,5 +239,5 @@ def _mean_eigenvalue(
     total: Float[Tensor, ""] = torch.zeros((), dtype=torch.float64)
     for batch in batches(examples, model.device, token_budget=token_budget):
         gradients, _, _ = factors(model, batch, matrices, sampled(seed, reduction))
-        total += sum(piece.double().square().sum().cpu() for _, piece in Whole(matrices).pieces(gradients))
+        total += sum(in_float64(piece).square().sum().cpu() for _, piece in Whole(matrices).pieces(gradients))
     return float(total) / len(examples) / sum(m.size for m in matrices)

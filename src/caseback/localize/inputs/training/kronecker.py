@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from caseback.localize.inputs.training.examples import Example, batches
 from caseback.localize.inputs.training.matrices import Matrix
 from caseback.localize.inputs.training.per_example import Factors, Objective, factors
 from caseback.localize.inputs.training.projection import TwoSided, width
+from caseback.model.anatomy.coerce import float64_device, in_float64
 from caseback.model.running.model import Model
 
 
@@ -112,7 +114,7 @@ def fit(
     reads, backs = covariances(model, examples, matrices, objective, token_budget=token_budget, progress=progress)
     pairs = [(_eigen(a, rank), _eigen(s, rank)) for a, s in zip(reads, backs, strict=True)]
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    basis = TwoSided([(a[1].to(dtype), s[1].to(dtype)) for a, s in pairs])
+    basis = TwoSided([(a[1].to(model.device, dtype), s[1].to(model.device, dtype)) for a, s in pairs])
     sizes = torch.tensor([float(m.size) for m in matrices], dtype=torch.float64, device=reads[0].device)
     if not corrected:
         values = torch.cat([torch.outer(a[0], s[0]).flatten() for a, s in pairs])
@@ -124,7 +126,7 @@ def fit(
             for batch in batches(examples, model.device, token_budget=token_budget):
                 gradients, _, _ = factors(model, batch, matrices, objective)
                 for segment, piece in basis.pieces(gradients):
-                    values[segment] += piece.double().square().sum(0).to(values)
+                    values[segment] += in_float64(piece).square().sum(0).to(values)
                 traces += torch.stack([_squared(f) for f in gradients]).to(traces)
                 bar.update(len(batch.numbers))
         values, traces = values / len(examples), traces / len(examples)
@@ -142,8 +144,9 @@ def covariances(
 ) -> tuple[list[Float[Tensor, "d_in d_in"]], list[Float[Tensor, "d_out d_out"]]]:
     """A and S of every matrix."""
     device = model.device
-    reads = [torch.zeros(m.d_in, m.d_in, dtype=torch.float64, device=device) for m in matrices]
-    backs = [torch.zeros(m.d_out, m.d_out, dtype=torch.float64, device=device) for m in matrices]
+    at: dict[str, Any] = {"dtype": torch.float64, "device": float64_device(device)}
+    reads = [torch.zeros(m.d_in, m.d_in, **at) for m in matrices]
+    backs = [torch.zeros(m.d_out, m.d_out, **at) for m in matrices]
     n_tokens, n_examples = [0] * len(matrices), 0
     with progress_bar(show=progress, what="factors", unit="example") as bar:
         for batch in batches(examples, device, token_budget=token_budget):
@@ -167,5 +170,5 @@ def _eigen(moment: Float[Tensor, "d d"], rank: int | None) -> tuple[Float[Tensor
 
 def _squared(f: Factors) -> Float[Tensor, ""]:
     """Sum over a batch of the squared size of the gradients, which need not be formed for that."""
-    read, back = f.read.double(), f.back.double()
+    read, back = in_float64(f.read), in_float64(f.back)
     return ((read @ read.transpose(1, 2)) * (back @ back.transpose(1, 2))).sum()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from caseback.errors import AnatomyError, CasebackError, did_you_mean
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.classes import expect_tokens_out
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.dense import is_packed, weight_shape
 from caseback.model.anatomy.parameters import expect_own_numbers
 
@@ -206,7 +207,7 @@ def lookup_scale(module: nn.Module, ids: Int[Tensor, "batch pos"], out: Float[Te
         Where what it gives is not in proportion to its rows.
     """
     weight: Any = module.weight
-    rows, out = weight[ids].double(), out.double()
+    rows, out = in_float64(weight[ids]), in_float64(out)
     scale = float((rows * out).sum() / rows.square().sum())
     if not torch.allclose(out, scale * rows, rtol=2e-2 if weight.element_size() < 4 else 1e-4, atol=1e-6):
         raise AnatomyError(f"{type(module).__name__} does more than look rows up: leave 'embed' out of the parts")

@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, MemoryShortage, OutOfRange
 from caseback.jobs.budget import limit
 from caseback.localize.inputs.training.rows import Rows
+from caseback.model.anatomy.coerce import in_float64
 
 
 def check_damping(damping: float, *, zero: bool = True) -> float:
@@ -55,7 +56,7 @@ def damped(
     check_damping(damping)
     whole = slice(0, queries.shape[1])
     blocks = [whole] if joint else rows.segments
-    n, q = len(rows.examples), queries.double()
+    n, q = len(rows.examples), in_float64(queries)
     by_entries = [segment.stop - segment.start <= n for segment in blocks]
     shapes = [(min(s.stop - s.start, n), s.stop - s.start) for s in blocks]
     most = limit("second_moment_bytes")
@@ -116,7 +117,7 @@ def _singular(what: str) -> CasebackError:
 def mean_of_inverses(rows: Rows, queries: Float[Tensor, "query k"], damping: float) -> Float[Tensor, "query k"]:
     """DataInf's (1/n) sum_i (lambda + g_i g_i^T)^-1 q of every query, a block per segment."""
     check_damping(damping, zero=False)
-    n, q = len(rows.examples), queries.double()
+    n, q = len(rows.examples), in_float64(queries)
     lams = [damping * size / n for size in _mean_squares(rows, q)]
     if min(lams) <= 0:
         raise _singular("a block of zeros")

@@ -27,6 +27,7 @@ from caseback.localize.inputs.methods import Methods, checked_options, methods_n
 from caseback.localize.inputs.trust.agreement import agreement
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.assembled import assembled
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.parameters import expect_own_numbers
 from caseback.model.prompts.per_token import expect_metric
 from caseback.model.registry import technique
@@ -262,7 +263,7 @@ def _drawn(parameter: Tensor, draw: str, generator: torch.Generator) -> Tensor:
     if draw == "shuffle":
         order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
         return parameter.flatten()[order].view_as(parameter)
-    wide = parameter.double()
+    wide = in_float64(parameter)
     spread = wide.std(correction=0)
-    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
-    return (wide.mean() + spread * noise).to(parameter.dtype)
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(wide.device)
+    return (wide.mean() + spread * noise).to(parameter)
