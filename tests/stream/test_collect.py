@@ -1,5 +1,6 @@
 """A pass over a corpus as a job: the same bytes from any number of workers, after any trouble, and of one model alone."""
 
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 import caseback as cb
 import shelf
 from caseback.errors import CasebackError, LoadError, OutOfRange, SiteAbsent, UnknownSite
+from caseback.jobs import budget
 from caseback.jobs.job import Job
 from caseback.stream import collect, open_collection, open_store
 from caseback.stream.collect import work_of
@@ -315,3 +317,32 @@ def test_a_job_names_its_kind_and_runs_nothing_that_is_written_in_it(tmp_path):
 
     result = CliRunner().invoke(app, ["work", str(tmp_path)])
     assert result.exit_code != 0 and "kind 'os.system'" in str(result.exception)
+
+
+def test_batches_are_as_large_as_the_free_memory_holds_and_a_job_keeps_its_own(tmp_path, monkeypatch):
+    few, many, shapes = 10**5, 10**9, []
+    one_pass = importlib.import_module("caseback.stream.one_pass")
+    execute = one_pass.execute
+
+    def watched(anatomy, tokens, **options):
+        shapes.append(tokens.shape)
+        return execute(anatomy, tokens, **options)
+
+    monkeypatch.setattr(one_pass, "execute", watched)
+    with exact():
+        tables = {}
+        for free in (many, few):
+            monkeypatch.setattr(budget, "free_bytes", lambda device, free=free: free)
+            shapes.clear()
+            tables[free] = gathered(batch_tokens=None, shard_tokens=None)["stream_moments"]["mean"].values
+            largest = max(rows * width for rows, width in shapes)
+            assert largest > 128 if free == many else largest <= 32
+        np.testing.assert_allclose(tables[few], tables[many], atol=1e-10)
+    # begun with little memory, it goes on with the same batches where there is more
+    folder = tmp_path / "job"
+    begun = gathered(folder, batch_tokens=None)
+    monkeypatch.setattr(budget, "free_bytes", lambda device: many)
+    again = gathered(folder, batch_tokens=None)
+    assert Job.open(folder).plan.options["batch_tokens"] <= 32 and again.n_tokens == begun.n_tokens
+    with pytest.raises(LoadError, match="batch_tokens"):
+        gathered(folder, batch_tokens=64)

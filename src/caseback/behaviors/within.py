@@ -22,12 +22,12 @@ from caseback.behaviors.synthetic import FOLDS
 from caseback.errors import CasebackError
 from caseback.model.running.model import Model
 from caseback.stream.collect import collect
+from caseback.stream.packing import row_length
 from caseback.stream.tables.registry import TableLike
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 OF_TEXT, OF_ROWS = 0.4, 0.3
 TRIAL = 8  # rows whose time is taken
-LENGTH = 128
 ALL_ROWS = 64  # of random tokens, where there is no budget
 STEP = 1000
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
@@ -104,7 +104,7 @@ def tokens_a_second(
 ) -> float:
     """The speed of a batch of random tokens, which is thrown away, behind a first one that warms the model up."""
     ids = ordinary_tokens(model)
-    width = min(length or LENGTH, model.context or LENGTH)
+    width = row_length(model, length)
     rows = np.random.default_rng(0).choice(ids, (TRIAL, width)).tolist()
     collect(model, rows[:1], tables, bos=False, length=length)
     began = clock()

@@ -35,6 +35,7 @@ from caseback.stream.job_model import digest_of, options_of
 from caseback.stream.marks import token_kinds
 from caseback.stream.one_pass import pass_over
 from caseback.stream.packing import Block, blocks_of, rows_of
+from caseback.stream.room import batch_tokens_of
 from caseback.stream.rows_on_disk import begins_with_held, holds_block, read_block, rows_path
 from caseback.stream.store import StoredSite, site_folder
 from caseback.stream.tables.registry import TABLES, TableLike, tables_of
@@ -94,7 +95,8 @@ def collect(
     seed
         Same seed, same result.
     batch_tokens
-        Tokens per pass, padding included; by default the limit ``stream_tokens``.
+        Tokens per pass, padding included; by default the limit ``stream_tokens``, or fewer where the free memory does
+        not hold what is read of so many.
     padding
         The side of the padding.
     threads
@@ -133,7 +135,7 @@ def collect(
     options: dict[str, Any] = {
         "tables": [{table.name: table.options()} for table in chosen.values()],
         "activations": [str(site) for site in sites],
-        "batch_tokens": limit("stream_tokens", model.device, given=batch_tokens),
+        "batch_tokens": batch_tokens_of(model, chosen, sites, length=length, folder=folder, given=batch_tokens),
         "padding": padding,
     }
     for table in chosen.values():

@@ -26,6 +26,8 @@ from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, expect_characters
 from caseback.stream.documents import Document
 
+ROW = 128
+"""Tokens of a row at most, where nobody says how many."""
 _NONE = torch.zeros(0, dtype=torch.int32)
 
 
@@ -214,6 +216,18 @@ def _knows(tokenizer: Any, text: str) -> bool:
         return False
 
 
+def row_length(model: Model, length: int | None) -> int:
+    """Tokens per row at most: what is asked for, or 128, or the context where that is shorter.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> row_length(cb.load("meadow"), None), row_length(cb.load("meadow"), 12)
+    (128, 12)
+    """
+    return min(ROW, model.context or ROW) if length is None else length
+
+
 def rows_of(
     model: Model,
     corpus: Iterable[Document],
@@ -256,7 +270,7 @@ def rows_of(
     [0, 3, 0]
     """
     context = model.context
-    length = min(128, context or 128) if length is None else length
+    length = row_length(model, length)
     if context is not None and length > context:
         raise OutOfRange(f"rows of {length} tokens: the model's context is {context}")
     if not length >= least >= 1:

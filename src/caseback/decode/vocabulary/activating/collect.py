@@ -34,7 +34,7 @@ from caseback.stream.collect import Collecting, begin, finished, in_memory
 from caseback.stream.collection import read_table
 from caseback.stream.documents import documents
 from caseback.stream.job_model import expect_job_of
-from caseback.stream.packing import Block, blocks_of, rows_of
+from caseback.stream.packing import Block, blocks_of, row_length, rows_of
 from caseback.stream.rows_on_disk import read_block
 from caseback.stream.tables.table import State
 
@@ -150,7 +150,7 @@ def activating_inputs(
         "threshold": threshold,
         "sample": sample,
         "seed": seed,
-        "length": min(128, model.context or 128) if length is None else length,
+        "length": row_length(model, length),
     }
     at_once = limit("corpus_rows", given=batch)
     if at_once < 1:
