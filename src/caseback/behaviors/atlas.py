@@ -27,6 +27,7 @@ from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
 from caseback.behaviors.within import Within, seconds_of
 from caseback.errors import CasebackError, TokensError
 from caseback.jobs.launch import HERE
+from caseback.jobs.progress import progress_bar
 from caseback.model.arguments import checked
 from caseback.model.display import Displayed
 from caseback.model.findings import Finding, Findings
@@ -275,7 +276,7 @@ def atlas_of(
     """The atlas that evidence gives; see ``atlas``."""
     looks: dict[str, Look] = {}
     missing: dict[str, str] = {}
-    for kind in kinds:
+    for kind in progress_bar(kinds, "looks", show=progress, unit="kind"):
         try:
             looks[kind.name] = kind.look(evidence)
         except CasebackError as error:  # the model has no such part, or the text too little of what is looked for
@@ -341,7 +342,7 @@ def _proved(
     unproved: dict[str, str] = {}
     of_experiment = {name: [kind for kind in chosen if kinds[kind].proof == name] for name in EXPERIMENTS}
     to_come = [name for name, own in of_experiment.items() if own]
-    for number, name in enumerate(to_come):
+    for number, name in enumerate(progress_bar(to_come, "proofs", show=progress, unit="experiment")):
         recipe, own = EXPERIMENTS[name], {kind: chosen[kind] for kind in of_experiment[name]}
         past = {kind: labelled[kind] for kind in own}
         share = None if within is None else within.left / (len(to_come) - number)
