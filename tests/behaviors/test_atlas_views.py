@@ -51,6 +51,21 @@ def test_the_terminal_names_the_class(mixture):
     assert "code" in row and "proved alone" in row
 
 
+def test_a_narrow_terminal_cuts_the_class_and_no_number():
+    of = ", ".join(["itself", "themselves", "herself"] * 4)
+    report = KindReport("concept promoting", "neuron", "5.2.5", "", "", "", 1.0, 44.76, 1, 0, 9, "clamped")
+    shown = {"proved": "alone", "class": of, "matched units": 0.88}
+    one = Finding("L20N1036", "concept promoting", 110.68, 0.92, 44.76, 10.16, "deviations", "proved", shown)
+    about = {"model": "deep", "layers": 30, "heads": 0, "tokens": 10}
+    columns = {"score": 110.68, "control": 0.92, "ranked_by": 110.68, "band": 44.76, "class": of}
+    scores = {"concept promoting": pd.DataFrame({"unit": ["L20N1036"], **columns})}
+    console = Console(width=80, record=True)
+    print_atlas(atlas_document(Atlas((report,), Findings((one,), about), scores, about=about)), console=console)
+    row = next(line for line in console.export_text().splitlines() if "L20N1036" in line)
+    for whole in ("110.68", "0.92", "44.76", "+10.16", "+0.88", "proved alone", "itself"):
+        assert whole in row
+
+
 def test_classes_are_kept_in_a_folder(tmp_path):
     found = atlas(cb.load("meadow"), TEXTS, kinds=["alphabet", "word start"], top=2, proofs=False)
     save_atlas(found, tmp_path / "atlas")

@@ -67,7 +67,9 @@ def _candidates(own: list[Mapping[str, Any]]) -> Table:
     classes = [str(one["draw"].get("class", "")) for one in own]
     of = ["of"] if any(classes) else []
     for title in ("", *of, "score", "control", "band", "effect", "like units", "verdict"):
-        table.add_column(title, justify="left" if title in ("", "of", "verdict") else "right", no_wrap=True)
+        side = "left" if title in ("", "of", "verdict") else "right"
+        # where a terminal is narrow what a unit is of is cut, never a number or a name
+        table.add_column(title, justify=side, no_wrap=title != "of", overflow="ellipsis")
     for one, of_class in zip(own, classes, strict=True):
         effect = "" if one["effect"] is None else signed(one["effect"])
         bound = one["draw"].get("matched units")
