@@ -105,3 +105,54 @@ def test_a_call_that_takes_too_long_ends_and_says_how_far_it_was(model, tmp_path
     assert answer.is_error
     assert "not done within" in answer.content[0].text
     assert not model.anatomy.hf.training
+
+
+SPACE = "target 'Mary' has no leading space"
+
+
+@pytest.mark.parametrize("tool", ["effects", "explain", "attribute", "graph"])
+def test_what_a_tool_warns_of_is_in_its_answer_each_time(model, tmp_path, tool):
+    server = agent_server(model, tmp_path)
+    for _ in range(2):
+        answer = ask(server, tool, form={"prompt": PROMPT, "target": "Mary"}).structured_content
+        assert sum(SPACE in line for line in answer["warnings"]) == 1
+
+
+def test_what_a_technique_warns_of_is_in_its_answer(model, tmp_path):
+    call = {"tokens": PROMPT, "metric": {"name": "logit_diff", "target": "Mary", "foil": " John"}}
+    server = agent_server(model, tmp_path)
+    (line,) = ask(server, "run_technique", name="gradient_x_input", arguments=call).structured_content["warnings"]
+    assert line.startswith(SPACE)
+    call["metric"] = METRIC
+    assert "warnings" not in ask(server, "run_technique", name="gradient_x_input", arguments=call).structured_content
+
+
+def test_calls_at_once_have_their_own_warnings(model, tmp_path):
+    server = agent_server(model, tmp_path)
+    targets = ["Mary", " Mary"] * 4
+
+    async def asked():
+        async with Client(server) as client:
+            forms = [{"prompt": PROMPT, "target": target} for target in targets]
+            return await asyncio.gather(*[client.call_tool("effects", {"form": form}) for form in forms])
+
+    for target, answer in zip(targets, asyncio.run(asked()), strict=True):
+        assert ("warnings" in answer.structured_content) == (target == "Mary")
+
+
+def test_techniques_that_need_python_are_listed_and_described_and_refused_in_words(model, tmp_path):
+    server = agent_server(model, tmp_path)
+    rows = ask(server, "find_techniques", word="erasure").structured_content["result"]
+    runnable = {row["name"]: row["runnable"] for row in rows}
+    assert runnable["decode.erasure.leace"] is False
+    assert ask(server, "describe_technique", name="leace").structured_content["runnable"] is False
+    refused = ask(server, "run_technique", name="leace", arguments={})
+    assert refused.is_error
+    assert "decode.erasure.leace needs x, which only Python can give" in refused.content[0].text
+
+
+def test_a_short_name_that_several_have_is_refused(model, tmp_path):
+    refused = ask(agent_server(model, tmp_path), "describe_technique", name="faithfulness")
+    assert refused.is_error
+    assert "localize.circuits.faithfulness" in refused.content[0].text
+    assert "localize.inputs.faithfulness" in refused.content[0].text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+
+from caseback.jobs.warned import warn
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ class Batches:
 
     def _halve(self, tried: int) -> None:
         self._halved, self.at_once = True, tried // 2
-        warnings.warn(
+        warn(
             f"out of memory with {tried} {self.unit} at a time: going on with {self.at_once}. To begin with fewer, see "
             "caseback.jobs.budget.override",
             BatchHalved,

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError, TokensError, did_you_mean
+from caseback.jobs.warned import heard
 from caseback.localize.inputs.generation import METRICS, attribute_generation
 from caseback.localize.inputs.methods import Methods, attribute, checked_options, methods_named
 from caseback.model.anatomy.classes import expect_tokens_out
@@ -138,7 +139,7 @@ def compare_attributions(
     whole = features_of(model, tokens, features)
     refused: dict[str, str] = {}
     results = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), heard():
         # what a method warns of is also among its attributes, which the document has
         warnings.simplefilter("ignore", UserWarning)
         for name, method in named.items():
@@ -299,7 +300,7 @@ def _generation(
         whole = model.generate(tokens, max_new_tokens=generate).padded_on("right")
         continuation = whole.ids[0][whole.mask[0]][int(tokens.lengths[0]) :].tolist()
     maps = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), heard():
         warnings.simplefilter("ignore", UserWarning)
         for name in working:
             maps[name] = attribute_generation(

@@ -9,7 +9,6 @@ numbers.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from caseback.decode.vocabulary.lenses.lens import Lens
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.warned import heard
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.localize.counterfactuals.aligning import cut_alike
@@ -311,9 +311,7 @@ def _along_the_path(by_path: xr.DataArray) -> dict[str, Any]:
 
 
 def _by_path(model: Model, tokens: Tokens, metric: Metric, baseline: Any, steps: dict[str, Any]) -> xr.DataArray:
-    with warnings.catch_warnings():
-        # one of the document's own checks says this, with the numbers
-        warnings.filterwarnings("ignore", "integrated gradients: after .* the completeness gap", UserWarning)
+    with heard():  # one of the document's own checks says that they are incomplete, with the numbers
         return integrated_gradients(model, tokens, metric, baseline=baseline, **steps)
 
 

@@ -25,6 +25,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.progress import watched
+from caseback.jobs.warned import heard
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.registry import Technique, techniques
 from caseback.model.running import metrics
@@ -75,18 +76,23 @@ def agent_server(model: Model, folder: str | Path, *, seconds: float = 120.0, ro
 
 
 def _in_words(tool: Callable[..., Any]) -> Callable[..., Any]:
-    """The tool, whose refusals reach the agent as they are written; of other errors it hears that there was one."""
+    """The tool, whose refusals and warnings reach the agent as they are written.
+
+    Of other errors it hears that there was one.
+    """
 
     @functools.wraps(tool)
-    def refusing(*given: Any, **options: Any) -> Any:
+    def in_words(*given: Any, **options: Any) -> Any:
         try:
-            return tool(*given, **options)
+            with heard() as warned:
+                answer = tool(*given, **options)
         except CasebackError as error:
             raise ToolError(str(error)) from error
         except MemoryError as error:
             raise ToolError(f"more memory than there is ({error}): ask for less") from error
+        return {**answer, "warnings": [*answer.get("warnings", []), *warned]} if warned else answer
 
-    return refusing
+    return in_words
 
 
 class _Desk:
@@ -100,10 +106,15 @@ class _Desk:
         return model_facts(self.model)
 
     def find_techniques(self, word: str = "") -> list[dict[str, Any]]:
-        """Techniques whose name, summary, entry of the Primer or citation has the words; all of them without any."""
-        runnable = {one.name for one in techniques() if _runnable(one)}
-        rows = [row for row in technique_rows(words=word.split()) if row["name"] in runnable]
-        return [{key: value for key, value in row.items() if key != "example"} for row in rows]
+        """Techniques whose name, summary, entry of the Primer or citation has the words; all of them without any.
+
+        `run_technique` runs those that are `runnable`; the others need what only Python can give.
+        """
+        runnable = {one.name: not _only_in_python(one) for one in techniques()}
+        return [
+            {key: value for key, value in row.items() if key != "example"} | {"runnable": runnable[row["name"]]}
+            for row in technique_rows(words=word.split())
+        ]
 
     def describe_technique(self, name: str) -> dict[str, Any]:
         """One technique: its arguments with their defaults, and its documentation, example included."""
@@ -112,6 +123,7 @@ class _Desk:
         arguments = {p: str(value) for p, value in given.items() if p not in OURS}
         return {
             **technique_row(one),
+            "runnable": not _only_in_python(one),
             "arguments": arguments,
             "metric": f"an object with `name`, one of {', '.join(METRICS)}, and `target` and `foil` as it needs",
             "documentation": inspect.getdoc(one.function),
@@ -120,6 +132,10 @@ class _Desk:
     def run_technique(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Run a technique on the model: prompts are texts, `metric` an object with a name, a target and a foil."""
         one = _technique(name)
+        if needs := _only_in_python(one):
+            raise CasebackError(
+                f"{one.name} needs {', '.join(needs)}, which only Python can give: `describe_technique` has an example"
+            )
         if taken := sorted(OURS & set(arguments)):
             raise CasebackError(f"{', '.join(taken)} cannot be given here: the server sets them")
         values = dict(arguments)
@@ -224,20 +240,23 @@ class _Desk:
         return next(path for path in numbered if not os.path.lexists(path))
 
 
-def _runnable(one: Technique) -> bool:
-    """Whether plain values are enough: a model first, and nothing required that only Python can make."""
+def _only_in_python(one: Technique) -> list[str]:
+    """What must be given to it that is neither the model, as its first argument, nor a plain value."""
     first, *others = inspect.signature(one.function).parameters.values()
-    required = {p.name for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    return first.name == "model" and required <= PLAIN
+    required = [p.name for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [first.name] * (first.name != "model") + [name for name in required if name not in PLAIN]
 
 
 def _technique(name: str) -> Technique:
-    every = {one.name: one for one in techniques() if _runnable(one)}
-    short = {full.rpartition(".")[2]: one for full, one in every.items()}
-    one = every.get(name.removeprefix("caseback.")) or short.get(name)
-    if one is None:
-        raise CasebackError(f"no technique that plain values can run is called {name!r}. {did_you_mean(name, short)}")
-    return one
+    every = {one.name: one for one in techniques()}
+    whole = name.removeprefix("caseback.")
+    named = [full for full in every if whole in (full, full.rpartition(".")[2])]
+    if not named:
+        short = [full.rpartition(".")[2] for full in every]
+        raise CasebackError(f"no technique is called {name!r}. {did_you_mean(name, short)}")
+    if len(named) > 1:
+        raise CasebackError(f"{name!r} is the name of several techniques: give {' or '.join(named)}")
+    return every[named[0]]
 
 
 def _metric(given: Any) -> Any:

@@ -15,7 +15,6 @@ can build them; with ``CASEBACK_TRITON=0`` in the environment they are not. Both
 from __future__ import annotations
 
 import os
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -24,6 +23,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from caseback.jobs.warned import warn
 
 SWITCH = "CASEBACK_TRITON"
 """The environment's variable: ``0`` turns the kernels off."""
@@ -49,7 +50,7 @@ def _why_not(device: torch.device) -> str | None:
         _kernels().dots(one, one, zero, zero)
     except Exception as error:  # of a compiler that is not there, a driver, another version
         why = str(error).strip().splitlines()
-        warnings.warn(
+        warn(
             f"Triton is installed but builds no kernels here ({type(error).__name__}: {why[0] if why else ''}): "
             f"dictionaries use torch's own sums. {SWITCH}=0 says so without a try",
             stacklevel=2,

@@ -7,7 +7,6 @@ Whatever method it comes from, it is applied to states, or put into the model as
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +21,7 @@ from caseback.decode.erasure.target_moments import Moments, target_covariance
 from caseback.decode.moments import ClassMoments
 from caseback.decode.states import Place, States
 from caseback.errors import CasebackError
+from caseback.jobs.warned import warn
 from caseback.model.display import Displayed
 from caseback.model.running.affine import Affine
 from caseback.model.running.edits import Edit, Index
@@ -244,7 +244,7 @@ def warn_of_rest(names: list[str], left: list[float], tolerance: float) -> None:
     """Say where a tolerance on singular values has left covariance with the labels."""
     some = [name for name, share in zip(names, left, strict=True) if share > 0.01]
     if some:
-        warnings.warn(
+        warn(
             f"at {', '.join(some[:4])}{' and others' if len(some) > 4 else ''} up to {max(left):.0%} of the covariance "
             f"with the labels is left, in singular values below svd_tol={tolerance}: a smaller one erases them too",
             stacklevel=3,

@@ -9,7 +9,6 @@ directions are not orthogonal. It stops by accuracy on examples that were held o
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from caseback.decode.states import States
 from caseback.errors import OutOfRange
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.warned import warn
 from caseback.model.registry import technique
 
 
@@ -125,7 +125,7 @@ def inlp(
     if len(accuracy) > iterations and (worst := max((a for a in accuracy[-1] if a is not None), default=0)) > (
         split.majority + above
     ):
-        warnings.warn(
+        warn(
             f"after {iterations} iterations a classifier is right on {worst:.0%} of held-out examples, the majority "
             f"class on {split.majority:.0%}: give more iterations, or say how much is allowed with above=",
             stacklevel=2,

@@ -9,7 +9,6 @@ those that are looked at on the way the one is taken on which a new classifier d
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from caseback.decode.representations import representations
 from caseback.decode.states import States
 from caseback.errors import OutOfRange
 from caseback.jobs.progress import progress_bar
+from caseback.jobs.warned import warn
 from caseback.model.registry import technique
 
 
@@ -124,7 +124,7 @@ def rlace(
     scaled = (data.double() - moments.mean[:, None]) / size[:, None, None]
     basis, accuracy = _played(scaled, split, k, steps, lr, rows, every, above, seed, progress)
     if (worst := max(accuracy)) > split.majority + above:
-        warnings.warn(
+        warn(
             f"a new classifier is right on {worst:.0%} of held-out examples, the majority class on "
             f"{split.majority:.0%}: give more steps, a larger k, or say how much is allowed with above=",
             stacklevel=2,

@@ -6,7 +6,6 @@ group is trained on or tested on, never both; and rows that are the same in both
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange
+from caseback.jobs.warned import warn
 from caseback.model.anatomy.coerce import are_several
 
 
@@ -134,7 +134,7 @@ def say_repeated_later(x: Float[Tensor, "site example d"], portion: Int[Tensor, 
     _, of = _keys(x).unique(return_inverse=True)
     first = torch.full_like(portion, int(portion.max())).scatter_reduce(0, of, portion, "amin")
     if repeated := int((portion > first[of]).sum()):
-        warnings.warn(
+        warn(
             f"{repeated} of {len(portion)} examples are the same as one that was sent before: name what they share as "
             "groups, or the code is short by memory",
             stacklevel=stacklevel,
@@ -156,7 +156,7 @@ def _keys(x: Float[Tensor, "site example d"]) -> Float[Tensor, " example"]:
 def say_repeated(x: Float[Tensor, "site example d"], test: Bool[Tensor, " example"], stacklevel: int) -> int:
     """How many tested examples leak their label, as ``repeated_rows`` counts them, with a warning where some do."""
     if repeated := repeated_rows(x, test):
-        warnings.warn(
+        warn(
             f"{repeated} of {int(test.sum())} held-out examples are the same as one that was trained on: name what "
             "they share as groups, or accuracy is of memory",
             stacklevel=stacklevel,

@@ -10,7 +10,6 @@ the run with the context. Where the choice is the same without it, y' is the cho
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
+from caseback.jobs.warned import warn
 from caseback.localize.inputs.gradients.gradients import gradient_norm
 from caseback.localize.inputs.passages import Passage, Text, passage_of, predictions
 from caseback.model.registry import technique
@@ -210,7 +210,7 @@ def _sensitivity(
     log_p, log_q = both
     scores = MEASURES[measure](log_p, log_q, torch.tensor(passage.generated))
     if not passage.context:
-        warnings.warn("the context is empty, so nothing can rely on it", stacklevel=3)
+        warn("the context is empty, so nothing can rely on it", stacklevel=3)
         chosen: list[int] = []
     else:
         chosen = standing_out(scores, std, top) if len(scores) > FEW else _turned(passage, log_q, scores, top)

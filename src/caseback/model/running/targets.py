@@ -8,7 +8,6 @@ says so.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import TargetError
+from caseback.jobs.warned import warn
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.running.tokens import one_token, piece
 
@@ -105,7 +105,7 @@ def warn_of_space(tokenizer: Any, text: str, final: Float[Tensor, " vocab"], wha
     likelier = float(in_float64(final[spaced]) - in_float64(final[token]))
     if spaced != token and likelier > math.log(FAR):
         times = "millions of" if likelier > math.log(1e6) else f"{float(f'{math.exp(likelier):.1g}'):,.0f}"
-        warnings.warn(
+        warn(
             f"{what} {text!r} has no leading space, and {piece(tokenizer, spaced)!r} is {times} times likelier here: "
             f"give {piece(tokenizer, spaced)!r} if that is meant",
             SpaceForgotten,

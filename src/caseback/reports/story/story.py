@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from caseback.errors import CasebackError, NothingToReplace
+from caseback.jobs.warned import heard
 from caseback.localize.components.self_repair import self_repair
 from caseback.localize.counterfactuals.finding import find
 from caseback.localize.counterfactuals.fresh import fresh_pairs
@@ -179,7 +180,7 @@ def _repairs(
         return {}, ""
     names = [part.name for part in direct]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), heard():
             warnings.simplefilter("ignore", UserWarning)
             result = self_repair(model, tokens, metric, components=names, kind="zero").isel(batch=0)
     except CasebackError as error:  # no sums, or a metric behind a soft-cap

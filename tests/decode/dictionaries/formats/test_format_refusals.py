@@ -68,6 +68,16 @@ def test_files_that_are_cut_short(tmp_path, name):
         _one_line(error)
 
 
+@pytest.mark.parametrize("size", [0, 7, 100, -5])
+def test_one_file_that_is_cut_short_says_so(tmp_path, size):
+    path = tmp_path / "resid_post.1-topk-4.safetensors"
+    save(TopK(8, 32, k=4), tmp_path / "whole", format="caseback")
+    path.write_bytes(next((tmp_path / "whole").iterdir()).read_bytes()[:size])
+    with pytest.raises(LoadError, match="cannot be read") as error:
+        load(path)
+    _one_line(error)
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"architecture": 3, "d_in": "x", "metadata": 5}', "null"])
 def test_configs_of_any_other_form(tmp_path, name, text):

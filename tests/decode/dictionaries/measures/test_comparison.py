@@ -1,5 +1,7 @@
 """Several dictionaries beside random ones and frozen decoders: rows are the measures' own, controls are controls."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,24 @@ def test_a_random_dictionary_has_the_same_sizes_and_l0_and_nothing_else(one):
     assert float(cosines.abs().mean()) < 0.5
     assert torch.equal(random_dictionary(one, x, seed=1).W_dec, other.W_dec)
     assert not torch.equal(random_dictionary(one, x, seed=2).W_dec, other.W_dec)
+
+
+@pytest.mark.parametrize(
+    "facts", [Facts(), Facts(site="mlp_in.0", target="mlp_out.0", centered=False)], ids=["states", "transcoder"]
+)
+def test_a_random_dictionary_does_not_depend_on_how_lengths_are_shared_between_rows(facts):
+    x = noise(2000, 8) + 2
+    one = JumpReLU(8, 64, threshold=0.4, dtype=torch.float64, facts=facts)
+    other = copy.deepcopy(one)
+    lengths = torch.linspace(0.2, 5, 64, dtype=torch.float64)
+    with torch.no_grad():  # the same dictionary, as another layout has it
+        other.W_dec *= lengths[:, None]
+        other.W_enc /= lengths[:, None]
+        other.b_enc /= lengths
+        other.threshold /= lengths
+        np.testing.assert_allclose(other(x), one(x), rtol=1e-9)
+        randoms = [random_dictionary(each, x)(x) for each in (one, other)]
+    np.testing.assert_allclose(randoms[1], randoms[0], rtol=1e-6, atol=1e-6)
 
 
 def test_a_frozen_decoder_learns_to_read_and_not_to_write():

@@ -239,6 +239,8 @@ def _layout_of(files: Files, name: str | None) -> Layout:
         if known:
             return known[0]
         raise LoadError(f"{files.where} holds {', '.join(sorted(map(str, held))[:8])}, which is no known dictionary's")
+    if files.file.endswith(".safetensors"):
+        files.tensors(files.file)  # one that is cut short says so: its header would have told its layout
     folders = dict.fromkeys(name.rpartition("/")[0] for name in files.inside if "/" in name)
     held_by = [folder for folder in folders if _matching(within(files, folder))]
     hint = f". Its folders hold some: give subfolder={held_by[0]!r}, or another of {len(held_by)}" if held_by else ""

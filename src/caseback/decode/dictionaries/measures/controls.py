@@ -1,7 +1,11 @@
 """Dictionaries to compare with: what is left where nothing, or only the encoder, was learned.
 
-    random          rows drawn at random, as long as the dictionary's own; read by the same rows; thresholds at its L0
+    random          directions r drawn at random, written as n r, n the length of the dictionary's own row, and read as
+                    r / n, a transcoder's by others as long as its own; thresholds at its L0
     frozen decoder  the same rows, never trained; encoder and biases are trained on states
+
+So the reconstruction, the sum of (r.x) r over active features, does not depend on how a feature's length is shared out
+between its two rows, as layouts do differently, or on whether a scale of states is folded into them.
 
 A trained dictionary says something about a model by what it has beyond these: on several scores the second has come
 within a few hundredths of it (arXiv 2602.14111).
@@ -46,8 +50,8 @@ def random_dictionary(dictionary: Dictionary, states: StatesLike, *, seed: int =
     Returns
     -------
     Dictionary
-        Where codes are selected by a threshold, ``b_enc`` is one number at which as many are active in all as in
-        ``dictionary``.
+        Where codes are selected by a threshold, ``b_enc`` times the written row's length is one number at which as many
+        are active in all as in ``dictionary``.
 
     Raises
     ------
@@ -75,10 +79,11 @@ def random_dictionary(dictionary: Dictionary, states: StatesLike, *, seed: int =
     with torch.no_grad():
         rows = torch.randn(other.n_features, other.d_out, generator=draw, dtype=torch.float64).to(other.W_dec)
         rows /= rows.norm(dim=1, keepdim=True)
-        reads = rows
+        lengths = _lengths(dictionary)
+        reads = rows / lengths[:, None]
         if other.d_in != other.d_out or other.facts.is_transcoder:
             reads = torch.randn(other.n_features, other.d_in, generator=draw, dtype=torch.float64).to(other.W_enc)
-            reads = reads / reads.norm(dim=1, keepdim=True)
+            reads *= (dictionary.W_enc.norm(dim=1) / reads.norm(dim=1))[:, None]
         other.W_enc.copy_(reads)
         other.W_dec.copy_(rows * dictionary.norms()[:, None])
         other.b_enc.zero_()
@@ -170,16 +175,22 @@ def _l0(dictionary: Dictionary, x: Tensor) -> float:
     return float(sum(counts)) / len(x)
 
 
+def _lengths(dictionary: Dictionary) -> Tensor:
+    """The lengths of the rows that are written; 1 where a feature writes nothing."""
+    return dictionary.norms().where(dictionary.norms() > 0, 1.0)
+
+
 @torch.no_grad()
 def _match_l0(dictionary: Dictionary, x: Tensor, l0: float) -> None:
-    """One bias for all features, found by halving, at which as many are active; left alone where it changes nothing."""
+    """One bias for all rows of length 1, found by halving, at which as many are active; left alone if they are."""
     if abs(_l0(dictionary, x) - l0) < 1e-9:
         return
-    scale = float(dictionary.scores(x[:256]).abs().max()) + 1.0
+    lengths = _lengths(dictionary)
+    scale = 2 * float((dictionary.scores(x[:256]) * lengths).abs().max()) + 1.0
     low, high = -scale, scale
     for _ in range(30):
         middle = (low + high) / 2
-        dictionary.b_enc.fill_(middle)
+        dictionary.b_enc.copy_(middle / lengths)
         low, high = (middle, high) if _l0(dictionary, x) < l0 else (low, middle)
 
 

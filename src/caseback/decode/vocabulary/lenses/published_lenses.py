@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from caseback.jobs.fingerprint import raw_digest
 from caseback.jobs.json_text import expect_form
 from caseback.jobs.pickles import read_pickle
 from caseback.jobs.safe_files import read_json, read_tensors
+from caseback.jobs.warned import warn
 from caseback.jobs.whole_file import make_folder, whole_file
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.arguments import checked
@@ -105,7 +105,7 @@ def load_tuned_lens(folder: str | Path, model: Model, *, pickle: bool = False) -
     lens = Lens("tuned", tuple(range(n)), weight, bias, n, provenance={"source": str(folder.name)})
     lens.expect(model)
     if config.get("unembed_hash") not in (None, _unembed_hash(model)):
-        warnings.warn(
+        warn(
             f"{folder} notes another unembed_hash than this model's: it may have been fitted for another model",
             stacklevel=2,
         )

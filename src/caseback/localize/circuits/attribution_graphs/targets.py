@@ -19,14 +19,19 @@ from caseback.localize.circuits.attribution_graphs.rows import Readers
 from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.dense import wide_bias
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.running.targets import warn_of_space
 
 
 def targets_of(
     network: Frozen, targets: Any, foil: Any, mass: float, most: int
 ) -> tuple[Int[Tensor, " target"], Float[Tensor, " target"]]:
     """Ids of the tokens explained, and how much each counts."""
-    model = network.model
-    probabilities = at_least_float32(network.run.logits[0, -1]).softmax(-1)
+    model, final = network.model, network.run.logits[0, -1].detach()
+    several = [] if targets is None else list(targets) if are_several(targets) else [targets]
+    for what, word in (*(("target", one) for one in several), ("foil", foil)):
+        if isinstance(word, str):
+            warn_of_space(model.tokenizer, word, final, what)
+    probabilities = at_least_float32(final).softmax(-1)
     other = None if foil is None else model.token_id(foil)
     if targets is None and other is not None:  # the first choice that is not the foil
         best = probabilities.topk(min(2, len(probabilities))).indices
@@ -37,7 +42,6 @@ def targets_of(
         before = best.values.cumsum(0) - best.values
         count = int((before < mass).sum())
         return best.indices[:count], best.values[:count]
-    several = list(targets) if are_several(targets) else [targets]
     if not several:
         raise TargetError("no target given: expected tokens, or None for the likeliest")
     ids = torch.tensor([model.token_id(one) for one in several], device=probabilities.device)

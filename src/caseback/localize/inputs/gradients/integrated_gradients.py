@@ -15,7 +15,6 @@ jump), and it puts its points where the metric changes, which is known, panel by
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
+from caseback.jobs.warned import warn
 from caseback.localize.inputs.gradients.quadrature import FEWEST, RULES, Panels
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.prompts.baselines import baseline_embedding, baseline_name, usual_baseline
@@ -144,7 +144,7 @@ def integrated_gradients(
     reached = integral.reached
     if reached is not None and not bool(reached.all()):
         worst = int((~reached).nonzero()[0, 0])
-        warnings.warn(
+        warn(
             f"integrated gradients: after {int(integral.steps[worst])} steps the completeness gap is "
             f"{abs(float(integral.gap[worst])):.3g}, above tolerance={float(integral.tolerance[worst]):g}"
             f"{'' if integral.steepest is None else '; ' + steepest_words(integral.steepest[worst])}; "

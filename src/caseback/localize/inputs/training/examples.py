@@ -8,7 +8,6 @@ overlap by one token, so that every token but a line's first is predicted exactl
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ from torch import Tensor
 from caseback.errors import CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
 from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.warned import warn
 from caseback.model.anatomy.coerce import are_several
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, expect_characters, tokenize
@@ -59,13 +59,13 @@ class CorpusCounts:
     def warn(self) -> None:
         """Warn about lines that were split or left out."""
         if self.split:
-            warnings.warn(
+            warn(
                 f"{self.split} lines of the corpus are longer than {self.width} tokens: they were split into "
                 f"{self.pieces} examples",
                 stacklevel=3,
             )
         if self.skipped:
-            warnings.warn(
+            warn(
                 f"{self.skipped} lines of the corpus have fewer than 2 tokens, so nothing in them is predicted: "
                 "they were left out",
                 stacklevel=3,
