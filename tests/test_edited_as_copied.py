@@ -20,6 +20,8 @@ import caseback as cb
 from bad_inputs import python_doors
 from bad_inputs.valid import Valid
 from caseback.errors import CasebackError
+from caseback.model.algebra.decompose import logit_parts
+from caseback.model.algebra.sources import source_parts
 
 pytestmark = pytest.mark.slow
 D, HEAD = 16, 8
@@ -219,3 +221,12 @@ def test_an_atlas_as_of_a_copy_without_kinds_that_weights_alone_would_decide(cha
         if not one.missing and off(numbers(one.values), numbers(other.values)) > 1e-4:
             differ[one.name, "fact"] = one.values
     assert not differ
+
+
+@pytest.mark.parametrize("edit", [cb.Zero("head_out", layer=1, head=1), cb.Scale("attn_out", 0.5, layer=0)])
+def test_splits_refuse_edits_behind_what_they_read(edit, plain):
+    edited, prompt = plain.edited(edit), "Mary and John went to the"
+    components, algebra = cb.localize.components, (logit_parts, source_parts)
+    for split in (*algebra, lambda *given: components.logit_attribution(*given[:2], cb.logit(" store"))):
+        with pytest.raises(CasebackError, match="is edited"):
+            split(edited, prompt, [" store"])
