@@ -20,6 +20,8 @@ import caseback as cb
 from bad_inputs import python_doors
 from bad_inputs.valid import Valid
 from caseback.errors import CasebackError
+from caseback.model.algebra.decompose import logit_parts
+from caseback.model.algebra.sources import source_parts
 
 pytestmark = pytest.mark.slow
 D, HEAD = 16, 8
@@ -55,7 +57,7 @@ CHANGES = {
 }
 
 OTHERWISE = {
-    "behaviors.atlas",  # some kinds look at weights alone, in which an edit of activations is not
+    "behaviors.atlas",  # below: it leaves out single kinds
     "localize.inputs.randomisation_test",  # draws the weights anew, and edits stay
     "localize.circuits.attribution_graph",  # shares of an edited write are others: that they sum is tested with graphs
 }
@@ -167,3 +169,64 @@ def test_as_a_copy_with_other_weights(change, plain, valid, monkeypatch):
             differ[technique.name] = share
     assert not differ
     assert len(compared) > 100
+
+
+OF_HEADS = {"copying", "anti-copying", "successor", "anti-induction", "copy suppression"}
+OF_NEURONS = {
+    "entropy",
+    "token frequency",
+    "partition",
+    "super weight",
+    "attention switch",
+    "prediction",
+    "suppression",
+}
+REFUSED = {"head": OF_HEADS, "mlp": OF_NEURONS | {"erasing", "amplifying", "grammatical"}, "bias": {"grammatical"}}
+"""Kinds that put matrices together which an edit of activations is not in."""
+TEXTS = [
+    f"{text} {word}."
+    for text in (
+        "Mary and John went to the store. Mary gave a book to John, and the dog ran to the park with",
+        "The capital of France is Paris. The capital of Italy is Rome, and the cat sat there with",
+        "One two three four five six. The dog and the cat went to the garden with",
+        "John gave the ball to Mary. Then Mary went to the house of John and sat with",
+    )
+    for word in ("him", "her", "Mary", "John", "the dog", "the cat")
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_atlas_as_of_a_copy_without_kinds_that_weights_alone_would_decide(change, plain):
+    edit, of_weights = CHANGES[change]
+    models = plain.edited(edit), changed(plain, of_weights)
+    ours, theirs = (cb.behaviors.atlas(model, TEXTS, length=24, top=1) for model in models)
+    refused = {one.kind for one in ours.kinds if one.missing} - {one.kind for one in theirs.kinds if one.missing}
+    assert refused >= REFUSED.get(change, set())
+    assert len(theirs.scores) > 50 and len(ours.scores) > 30
+    if change in ("norm", "bias"):
+        assert refused == REFUSED.get(change, set())
+    assert all("is edited" in one.missing for one in ours.kinds if one.kind in refused)
+    differ = {}
+    for kind, frame in ours.scores.items():
+        for column in ("score", "control", "ranked_by", "band"):
+            one, other = (x[column].to_numpy(float) for x in (frame, theirs.scores[kind]))
+            if not np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):  # shares of attention are of size 1
+                differ[kind, column] = float(np.abs(one - other).max())
+    effects = {(one.kind, one.component): one.effect for one in theirs.candidates}
+    for one in ours.candidates:
+        other = effects.get((one.kind, one.component))
+        if one.effect is not None and other is not None and abs(one.effect - other) > 1e-5:
+            differ[one.kind, one.component] = one.effect - other
+    for one, other in zip(ours.facts, theirs.facts, strict=True):
+        if not one.missing and off(numbers(one.values), numbers(other.values)) > 1e-4:
+            differ[one.name, "fact"] = one.values
+    assert not differ
+
+
+@pytest.mark.parametrize("edit", [cb.Zero("head_out", layer=1, head=1), cb.Scale("attn_out", 0.5, layer=0)])
+def test_splits_refuse_edits_behind_what_they_read(edit, plain):
+    edited, prompt = plain.edited(edit), "Mary and John went to the"
+    components, algebra = cb.localize.components, (logit_parts, source_parts)
+    for split in (*algebra, lambda *given: components.logit_attribution(*given[:2], cb.logit(" store"))):
+        with pytest.raises(CasebackError, match="is edited"):
+            split(edited, prompt, [" store"])

@@ -7,6 +7,7 @@ import pytest
 import caseback as cb
 from caseback.cli import main
 from caseback.organisms.compiled.indirect_object import ROLES
+from caseback.views.text.behavior import print_behavior
 
 
 def run(capsys, *arguments):
@@ -99,3 +100,13 @@ def test_a_mistake_is_one_line(capsys, line, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, "behavior", *line)
     assert status == 2 and out == "" and words in err and err.strip().count("\n") == 0
+
+
+def test_a_document_saved_before_transfers_had_words_is_drawn(capsys):
+    ask = ("behavior", "function-vector", "--task", "capital", "--other", "language", "--count", "8", "--json")
+    document = json.loads(run(capsys, *ask)[1])
+    for one in document["behaviors"]:
+        for transfer in one["transfers"]:
+            del transfer["words"]
+    print_behavior(document)
+    assert "the other function's" in " ".join(capsys.readouterr().out.split())

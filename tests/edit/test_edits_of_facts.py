@@ -303,3 +303,10 @@ def test_the_subject_is_found_by_its_characters(model):
 def test_facts_in_context_are_told_before_the_prompt():
     context = demonstrations(ITALY, [SPAIN, ITALY], k=4)
     assert context.count("New Fact: ") == 2 and context.endswith("New Fact: The capital of Italy is Oslo\nPrompt:")
+
+
+def test_facts_are_not_written_behind_which_an_edit_stands(model):
+    edited = model.edited(cb.Scale("mlp_out", 0.5, layer=1))
+    with pytest.raises(EditError, match="mlp_out.1 is edited"):
+        write_site(edited, 1)
+    assert write_site(edited, 0) == write_site(model, 0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from caseback.edit.facts import Fact, spaced
 from caseback.edit.knowledge_edit import KnowledgeEdit
-from caseback.edit.places import expect_editable, in_contexts, states_at
+from caseback.edit.places import expect_editable, expect_reaching, in_contexts, states_at
 from caseback.edit.rome import listed_facts
 from caseback.errors import EditError
 from caseback.jobs.budget import limit
@@ -188,8 +188,10 @@ def expect_matrices(model: Model, editor: MEND) -> None:
     Raises
     ------
     EditError
-        With the first of them.
+        With the first of them, and as ``expect_reaching``.
     """
+    for layer in editor.layers:
+        expect_reaching(model, layer)
     paths = dict(model.hf.named_modules())
     for site, n in zip(editor.sites, editor.networks, strict=True):
         module, width = paths.get(site.removesuffix(".output")), len(editor.parameters[f"{n}.mean"])

@@ -31,7 +31,7 @@ def write_site(model: Model, layer: int) -> Site:
     Raises
     ------
     EditError
-        For a layer without one such matrix, with the reason.
+        For a layer without one such matrix, with the reason, and as ``expect_reaching``.
     """
     anatomy = model.anatomy
     if isinstance(layer, bool) or not -anatomy.n_layers <= layer < anatomy.n_layers:
@@ -40,8 +40,29 @@ def write_site(model: Model, layer: int) -> Site:
     if p.w_out is None or p.experts is not None or p.mlp_beside is not None:
         why = anatomy.lacks.get("mlp_post", "its experts stand beside it, so no one matrix writes what the MLP writes")
         raise EditError(f"layer {layer} of this model ({anatomy.model_type}) has no MLP output matrix to edit: {why}")
+    expect_reaching(model, layer % anatomy.n_layers)
     path = next(name for name, module in model.hf.named_modules() if module is p.w_out)
     return next(iter(anatomy.sites(f"{path}.output")))
+
+
+def expect_reaching(model: Model, layer: int) -> None:
+    """Refuse a model under edits of what a layer's MLP writes.
+
+    They come behind the matrix: of a value that is written there another one would reach the stream, and the value that
+    stands there now, by whose size steps are bounded, is another one too.
+
+    Raises
+    ------
+    EditError
+        Naming the edit.
+    """
+    for site, edit in model.anatomy.standing:
+        if site.written == Site("mlp_out", layer):
+            raise EditError(
+                f"{site.written} is edited ({edit.describe()}) behind the matrix that a fact would be written into, so "
+                "that another value than the one written would reach the stream: choose another layer, or edit the "
+                "model without this edit"
+            )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.stream.outliers import darkest
 from caseback.errors import SiteAbsent
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 
@@ -26,6 +27,7 @@ QUANTILE = 0.95
 
 def shares(evidence: Evidence, bands: Tensor) -> np.ndarray:
     """(band, head, fold): how much of what heads write is in each band of directions, (band, d_model, k)."""
+    expect_in_weights(evidence.model.anatomy, "what heads write by their weights", {"head_out", "attn_out"})
     folds = []
     for fold in evidence.folds(TEXT, "head_moments"):
         layers = []

@@ -17,8 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from caseback.jobs.budget import limit
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
+
+OV_SITES = frozenset({"attn_in", "attn_norm", "v_in", "v", "z", "head_out", "attn_out"})
+"""Sites whose edits W_V W_O would have to hold."""
 
 
 def early_words(model: Model, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
@@ -46,7 +50,13 @@ def written_words(
         The tokens looked at.
     targets
         The tokens whose logits are read.
+
+    Raises
+    ------
+    EditError
+        For a model under edits between a head's input and the stream that are in no weight.
     """
+    expect_in_weights(model.anatomy, "what heads write by their weights", OV_SITES)
     folded = model.weights.folded()
     words, out = early_words(model, ids), folded.W_U[:, list(targets)]
     embedded = folded.W_E[list(ids)]

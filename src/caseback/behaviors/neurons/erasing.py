@@ -23,6 +23,7 @@ from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import best, draws, written
 from caseback.errors import SiteAbsent
+from caseback.model.algebra.under_edits import MLPS, expect_in_weights
 
 Parts = list[Float[Tensor, " unit"]]
 
@@ -34,6 +35,7 @@ def _cosine(read: Float[Tensor, "unit d_model"], rows: Float[Tensor, "unit d_mod
 def cosines(evidence: Evidence) -> tuple[Parts, Parts, Parts, Parts]:
     """By layer the neurons' cosines, those of two draws of control neurons, less the layer's; then the gates'."""
     if (key := (__name__, "cosines")) not in evidence.computed:
+        expect_in_weights(evidence.model.anatomy, "what neurons take out by their weights", MLPS)
         draw = torch.Generator().manual_seed(evidence.seed)
         parts: tuple[Parts, Parts, Parts, Parts] = ([], [], [], [])
         for layer, rows in written(evidence):

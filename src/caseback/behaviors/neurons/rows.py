@@ -20,6 +20,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look
 from caseback.errors import SiteAbsent
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.coerce import in_float64
 
 DRAWS, UNITS = 20, 20_000
@@ -52,7 +53,14 @@ def draws(evidence: Evidence) -> int:
 
 
 def written(evidence: Evidence) -> Iterator[tuple[int, Rows]]:
-    """Each layer and its W_out, as it reaches the stream."""
+    """Each layer and its W_out, as it reaches the stream.
+
+    Raises
+    ------
+    EditError
+        For a model under edits of what MLPs write, other than additions and side terms.
+    """
+    expect_in_weights(evidence.model.anatomy, "what neurons write by their weights", {"mlp_out"})
     for layer in neuron_layers(evidence):
         yield layer, evidence.folded.W_out[layer]
 

@@ -19,10 +19,13 @@ from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Look, kind
 from caseback.behaviors.neurons.rows import look_at_rows, neuron_layers
 from caseback.errors import CasebackError, SiteAbsent
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.coerce import in_float64
 from caseback.stream.tables.attention.rotations import turns_back
 
 WIDTH, FROM = 128, 4
+BEFORE_PATTERNS = frozenset({"attn_in", "attn_norm", "q_in", "q", "scores", "pattern"})
+"""Sites whose edits W_Q would have to hold; keys are read from runs."""
 
 
 def mean_turns(evidence: Evidence) -> list[tuple[Tensor, Tensor] | None]:
@@ -50,6 +53,7 @@ def towards_first(evidence: Evidence) -> Float[Tensor, "fold layer head d_model"
         Where queries or keys are normed, so that no matrix gives the scores.
     """
     model, folded = evidence.model, evidence.folded
+    expect_in_weights(model.anatomy, "what queries read by their weights", BEFORE_PATTERNS)
     try:
         model.weights.qk(0, 0)
     except CasebackError as error:

@@ -20,6 +20,7 @@ from caseback.behaviors.proofs.ends import kl_at_last, prefixes
 from caseback.behaviors.proofs.experiment import Experiment, Unit, by_means
 from caseback.errors import SiteAbsent
 from caseback.jobs.budget import limit
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.attention import repeat_heads
@@ -36,6 +37,7 @@ def only_suppression(evidence: Evidence) -> Experiment:
     """The head as it is, against nothing of it but suppression."""
     if evidence.model.anatomy.head_site != "z":
         raise SiteAbsent(f"{evidence.model.anatomy.family.before_o} stands between heads and W_O")
+    expect_in_weights(evidence.model.anatomy, "suppression by weights", {"z", "head_out", "attn_out"})
     tokens = prefixes(evidence)
     metric = kl_at_last(evidence, tokens)
     means = np.mean([fold["mean"].values for fold in evidence.folds(TEXT, "head_moments")], axis=0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.stream.fact import Numbers
 from caseback.errors import CasebackError, SiteAbsent
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.stream.tables.residual import LATER
@@ -52,7 +53,14 @@ def growth(evidence: Evidence) -> tuple[Numbers, Numbers]:
 
 
 def weight_sizes(evidence: Evidence, name: str) -> np.ndarray:
-    """The Frobenius norm of a matrix in every layer; nothing where some layer has none."""
+    """The Frobenius norm of a matrix in every layer; nothing where some layer has none.
+
+    Raises
+    ------
+    EditError
+        For a model under edits inside layers that are in no weight.
+    """
+    expect_in_weights(evidence.model.anatomy, "the size of weights")
     try:
         every = getattr(evidence.model.weights, name)
         sizes = np.array([float(at_least_float32(one).norm()) for one in every])
@@ -82,6 +90,7 @@ def erasure(evidence: Evidence) -> tuple[Numbers, Numbers]:
     SiteAbsent
         For a model with neither.
     """
+    expect_in_weights(evidence.model.anatomy, "what weights take out")
     folded, draw = evidence.folded, torch.Generator().manual_seed(evidence.seed)
     values: dict[str, list[float]] = {}
     control: dict[str, list[float]] = {}

@@ -21,6 +21,7 @@ from caseback.errors import CasebackError, EditError, TokensError
 from caseback.jobs.budget import limit
 from caseback.localize.abstraction.interchanges import Interchanges
 from caseback.localize.components.subspace import orthonormal
+from caseback.model.anatomy.coerce import narrowing
 from caseback.model.anatomy.sites import MAPS, Site
 from caseback.model.prompts.places import Place, addresses, named, placed
 from caseback.model.running.edits import Edit, Where
@@ -121,7 +122,7 @@ class Interchange(Edit):
         if self.directions is None:
             assert self.share is not None
             return old + torch.where(on, (given - old) * self.share.to(old), 0.0)
-        basis = self.directions.to(old.device)
+        basis = narrowing(lambda x: x.to(old.device))(self.directions)
         difference = (given - old).to(basis.dtype) @ basis.T
         if self.share is not None:
             difference = difference * self.share.to(difference)

@@ -194,7 +194,8 @@ def causal_gym(
     >>> from caseback.localize.abstraction import Interchanges
     >>> model = cb.load("meadow")
     >>> data = Interchanges.of_pairs(cb.tasks.agreement().prompts(model, 12))
-    >>> plural = torch.isin(data.base_target, torch.tensor([model.token_id(word) for word in (" are", " were")]))
+    >>> words = torch.tensor([model.token_id(word) for word in (" are", " were")]).to(data.base_target)
+    >>> plural = torch.isin(data.base_target, words)
     >>> odds = causal_gym(model, data, methods=["full", "random"], layers=[1], pos=[-1], value=plural)
     >>> odds.dims, bool(odds.sel(variant="full") > odds.sel(variant="random"))
     (('variant', 'layer', 'pos'), True)

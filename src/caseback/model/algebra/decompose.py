@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 
 from caseback.model.algebra.readout import Directions, Position, Readout, picked, readout, token_labels, unpadded
-from caseback.model.algebra.under_edits import END, edited_end, pushed_through_end
+from caseback.model.algebra.under_edits import END, edited_end, expect_unedited, pushed_through_end
 from caseback.model.algebra.writes import Branch, attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.stream import expect_sums
@@ -35,8 +35,19 @@ Row = tuple[str, str, int, int]
 
 
 def write_sites(model: Model) -> list[Any]:
-    """What a run must read for ``rows_of``: the embeddings, every layer's z and MLP, and the last stream."""
+    """What a run must read for ``rows_of``: the embeddings, every layer's z and MLP, and the last stream.
+
+    What edits put into the stream itself is no component's: a decomposition's ``gap`` has it.
+
+    Raises
+    ------
+    SiteAbsent
+        For a stream that is no sum of writes.
+    EditError
+        For a model under edits between z and the stream.
+    """
     expect_sums(model.anatomy, "a split among writes")
+    expect_unedited(model.anatomy, "a split among writes", {"head_out", "attn_out"}, "edit z")
     ends = ["embed", *(["pos_embed"] if model.anatomy.pos_embed is not None else [])]
     return [*ends, "z", "mlp_out", ("resid_post", -1)]
 

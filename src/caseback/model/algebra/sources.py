@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.model.algebra.readout import Directions, Position, picked, readout, token_labels
-from caseback.model.algebra.under_edits import attended
+from caseback.model.algebra.under_edits import attended, expect_in_weights
 from caseback.model.algebra.writes import attention_branch, spread
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import at_least_float32
@@ -74,6 +74,7 @@ def head_sources(model: Model, tokens: PromptsLike, layer: int) -> xr.DataArray:
         norms = (writes ** 2).sum("d_model") ** 0.5      # output-value-weighted attention
     """
     anatomy, layer = model.anatomy, model.anatomy.layer(layer)
+    expect_in_weights(anatomy, "a split among sources", {"head_out", "attn_out"})
     run = model.run(tokens, read=[(name, layer) for name in ("pattern", "v", "z", "head_out")])
     writes = source_writes(anatomy, run, layer)
     off = (writes.sum(3).transpose(1, 2) - run["head_out", layer]).abs()
@@ -129,6 +130,7 @@ def source_parts(
         shares.sel(layer=9).isel(batch=0, head=9, vocab=0).to_series()      # by source token
     """
     anatomy = model.anatomy
+    expect_in_weights(anatomy, "a split among sources", {"head_out", "attn_out"})
     chosen = [anatomy.layer(i) for i in (range(model.n_layers) if layers is None else layers)]
     reads = [(name, i) for i in chosen for name in ("pattern", "v", "z")]
     run = model.run(tokens, read=[*reads, ("resid_post", -1)])

@@ -37,6 +37,7 @@ STARTS = frozenset({"embed", "pos_embed"})
 BEHIND = frozenset({"final_norm", "logits"})
 MLPS = frozenset({"mlp_in", "mlp_norm", "mlp_pre", "mlp_gate", "mlp_post", "mlp_out", "expert"})
 _BETWEEN = frozenset({"resid_pre", "resid_mid", "resid_post"})
+_BRANCHES = frozenset({"attn_out", "mlp_out"})
 _INSIDE_MLPS = MLPS - {"mlp_in", "mlp_norm"}
 _AFFINE = Zero | Scale | Add | Replace | Project | Affine
 
@@ -96,16 +97,28 @@ def expect_unedited(anatomy: Anatomy, what: str, sites: Set[str], instead: str) 
             raise _refused(what, site, edit, instead)
 
 
-def expect_in_weights(anatomy: Anatomy, what: str) -> None:
+def expect_in_weights(anatomy: Anatomy, what: str, sites: Set[str] | None = None) -> None:
     """Refuse a model under edits inside layers that are in no weight, for what is said of weights alone.
+
+    What is added to a branch's output is a bias, and leaves every matrix as it is. ``sites`` are those whose edits the
+    matrices would have to hold, by default all; edits of an MLP's modules by their path count as edits of ``mlp_out``.
 
     Raises
     ------
     EditError
     """
     for site, edit in anatomy.standing:
-        if site.layer is not None and site.name not in _BETWEEN and not _side_term(anatomy, site, edit):
+        name = site.written.name
+        inside = site.layer is not None and site.name not in _BETWEEN
+        if sites is not None:
+            inside = name in sites or ("mlp_out" in sites and _inside_mlp(anatomy, site))
+        if inside and not (_is_bias(site, edit) or _side_term(anatomy, site, edit)):
             raise _refused(what, site, edit, "ask the unedited model")
+
+
+def _is_bias(site: Site, edit: Edit) -> bool:
+    """Whether it adds to what a layer's attention or MLP writes, and changes nothing else of it."""
+    return site.name in _BRANCHES and isinstance(edit, Add)
 
 
 def _refused(what: str, site: Site, edit: Edit, instead: str) -> EditError:

@@ -55,7 +55,7 @@ def print_behavior(document: Document, *, console: Console | None = None) -> Non
                 say(f"\n{where}: {transfer_words(transfer)}")
                 for name, shown in (("log_prob", signed), ("accuracy", percent)):
                     of = transfer["by"][name]
-                    called = _BY | transfer["words"]
+                    called = _BY | transfer.get("words", {})  # documents of earlier versions have none
                     by = [f"{words} {shown(of[key])}" for key, words in called.items() if of[key] is not None]
                     say(f"   {name}: {', '.join(by)}")
         if document["overlaps"]:
