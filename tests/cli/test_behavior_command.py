@@ -66,13 +66,13 @@ def test_sets_of_pairs_are_compared(capsys, tmp_path):
         files.append(tmp_path / f"{structure}.json")
         files[-1].write_text("\n".join(map(json.dumps, rows)))
     page = tmp_path / "page.html"
-    both = ("--pairs", str(files[0]), "--pairs", str(files[1]), "--count", "8", "--html", str(page))
+    both = ("--pair-set", str(files[0]), "--pair-set", str(files[1]), "--count", "8", "--html", str(page))
     status, out, _ = run(capsys, "behavior", *both)
     assert status == 0 and "heads of simple, noun_phrase" in out and "in the counterfactuals" in out
     assert "heads of noun_phrase, simple" in page.read_text()
     for line, words in (
-        (["ioi", "--pairs", str(files[0])], "leave out 'ioi'"),
-        (["--pairs", str(files[0]), "--pairs", str(files[0])], "two files have one name"),
+        (["ioi", "--pair-set", str(files[0])], "leave out 'ioi'"),
+        (["--pair-set", str(files[0]), "--pair-set", str(files[0])], "two files have one name"),
     ):
         status, _, err = run(capsys, "behavior", *line)
         assert status == 2 and words in err

@@ -22,14 +22,17 @@ def weighted(model, seed=5):
     return cb.function(lambda x: (torch.tanh(x / 4) * weights).sum((1, 2)), pos=None, name="weighted")
 
 
-def causal_only(site, direction):
-    """At the maps keys that come later have no edge: leave them out of the direction."""
-    return direction.tril() if site.name in ("scores", "pattern") else direction
+def on_edges(model, tokens, site, direction):
+    """At the maps keys that come later, or before a window, have no edge: leave them out of the direction."""
+    if site.name not in ("scores", "pattern"):
+        return direction
+    return direction * (model.run(tokens, read=[("pattern", site.layer)])["pattern", site.layer] > 0)
 
 
 def check(model, tokens, metric, site, gradient, seed):
     generator = torch.Generator().manual_seed(seed)
-    direction = causal_only(site, torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype))
+    drawn = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
+    direction = on_edges(model, tokens, site, drawn)
 
     def at(step):
         edit = cb.Add(site.name, step * direction, layer=site.layer)
@@ -107,7 +110,7 @@ def test_gradients_at_an_edited_site_are_those_after_the_edit(name, site):
     with exact():
         run = model.run(tokens, read=[(site, 1)], edits=edit, grad=True)
         gradient = run.grad(metric, [(site, 1)])[site, 1]
-        direction = causal_only(Site(site, 1), torch.randn_like(gradient))
+        direction = on_edges(model, tokens, Site(site, 1), torch.randn_like(gradient))
 
         def at(step):
             return metric(model.run(tokens, edits=[edit, cb.Add(site, step * direction, layer=1)])).sum()

@@ -9,6 +9,7 @@ began with goes before it, so that a job goes on where a little more or less is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def batch_tokens_of(
     >>> batch_tokens_of(model, {}, [Site("resid_post", 0)]), batch_tokens_of(model, {}, [], given=7)
     (2048, 7)
     """
-    if given is None and folder is not None and Path(folder).is_dir() and (plan := plan_in(Path(folder))) is not None:
+    if given is None and folder is not None and os.path.isdir(folder) and (plan := plan_in(Path(folder))) is not None:
         given = plan.options.get("batch_tokens")
     if given is not None:
         return given

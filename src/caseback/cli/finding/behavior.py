@@ -33,7 +33,7 @@ def behavior(
         task=f"Of {FUNCTION}: antonym, capital … or a JSON file of pairs with input and output; of {MEMORIZED}: "
         "idioms, such a file, or text with a passage a line."
     ),
-    pairs: Annotated[
+    pair_set: Annotated[
         list[Path] | None,
         Option(
             help="Pairs of prompts in place of a behavior, as JSON lines (clean_prefix, patch_prefix, clean_answer, "
@@ -60,12 +60,12 @@ def behavior(
         for option, value in (("--task", None if memorized else task), ("--other", other), ("--save", save.save)):
             if value is not None:
                 raise CasebackError(f"{option} is of {FUNCTION}: expected `caseback behavior {FUNCTION} --task NAME`")
-    if pairs and asked:
-        raise CasebackError(f"--pairs stand in place of a behavior: leave out {asked[0]!r}")
+    if pair_set and asked:
+        raise CasebackError(f"--pair-set stands in place of a behavior: leave out {asked[0]!r}")
     if memorized:
         _memorized(task or "idioms", of, sample, output)
         return
-    if not asked and not pairs:
+    if not asked and not pair_set:
         _list(output)
         return
     with quiet():
@@ -73,9 +73,9 @@ def behavior(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.behavior import print_behavior
 
-        if pairs:
+        if pair_set:
             model, _ = model_and_words(of.model, **of.how)
-            reports = _pair_sets(model, pairs, sample, top.top)
+            reports = _pair_sets(model, pair_set, sample, top.top)
         elif function:
             model, _ = model_and_words(of.model, **of.how)
             reports = [_function(model, str(task), other, sample, top.top, shots, save.save)]
@@ -139,7 +139,9 @@ def _pair_sets(model: "Model", files: list[Path], sample: Sample, top: int) -> "
 
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
-        raise CasebackError(f"--pairs {', '.join(map(str, files))}: two files have one name, by which sets are called")
+        raise CasebackError(
+            f"--pair-set {', '.join(map(str, files))}: two files have one name, by which sets are called"
+        )
     sets = {name: agreement_pairs(file) for name, file in zip(names, files, strict=True)}
     return pair_sets(model, sets, prompts=sample.count, top=top, seed=sample.seed, progress=True)
 
