@@ -54,7 +54,8 @@ def batch_tokens_of(
     (2048, 7)
     """
     if given is None and folder is not None and os.path.isdir(folder) and (plan := plan_in(Path(folder))) is not None:
-        given = plan.options.get("batch_tokens")
+        held = plan.options.get("batch_tokens")
+        given = held if type(held) is int and held > 0 else None  # of anything else the job is refused
     if given is not None:
         return given
     width = row_length(model, length)
