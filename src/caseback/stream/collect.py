@@ -33,7 +33,7 @@ from caseback.stream.collection import Collection, table_path
 from caseback.stream.documents import Corpus, documents
 from caseback.stream.job_model import digest_of, options_of
 from caseback.stream.marks import token_kinds
-from caseback.stream.one_pass import pass_over
+from caseback.stream.one_pass import pass_over, sites_read
 from caseback.stream.packing import Block, blocks_of, rows_of
 from caseback.stream.room import batch_tokens_of
 from caseback.stream.rows_on_disk import begins_with_held, holds_block, read_block, rows_path
@@ -132,14 +132,13 @@ def collect(
     sites = [site for given in activations for site in model.anatomy.sites(given)]
     if not chosen and not sites:
         raise CasebackError("nothing to collect: name tables, or sites whose activations are to be stored")
+    read = sites_read(model.anatomy, chosen, sites)  # what the model does not have is refused before the corpus is read
     options: dict[str, Any] = {
         "tables": [{table.name: table.options()} for table in chosen.values()],
         "activations": [str(site) for site in sites],
-        "batch_tokens": batch_tokens_of(model, chosen, sites, length=length, folder=folder, given=batch_tokens),
+        "batch_tokens": batch_tokens_of(model, read, length=length, folder=folder, given=batch_tokens),
         "padding": padding,
     }
-    for table in chosen.values():
-        table.sites(model.anatomy)  # what the model does not have is refused before the corpus is read
     work = Collecting(model, chosen, sites, options["batch_tokens"], padding)
     rows = rows_of(model, documents(corpus, column=column), length=length, bos=bos)
     blocks = blocks_of(rows, limit("shard_tokens", given=shard_tokens), interleave=interleave, seed=seed)

@@ -7,11 +7,12 @@ Where a device lacks float64 a batch's sums are float32's, and batches are merge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
@@ -59,8 +60,8 @@ def pass_over(
     narrow = widest(device) != torch.float64
     empty = {name: table.empty(model) for name, table in tables.items()}
     states = {name: _on_device(state, device) for name, state in empty.items()}
-    needed = [*also_sites, *(site for table in tables.values() for site in table.sites(model.anatomy))]
-    sites = [site for site in dict.fromkeys(needed) if site != LOGITS]
+    needed = sites_read(model.anatomy, tables, also_sites)
+    sites = [site for site in needed if site != LOGITS]
     marks, starts, lengths = marks_of(block, kinds), block.row_starts, block.lengths.long()
     for tokens, rows in block.batches(batch_tokens, side=side):
         own = torch.from_numpy(places(starts[rows].numpy(), lengths[rows].numpy()))
@@ -79,6 +80,17 @@ def pass_over(
             also(seen)
         del run, seen  # else a batch's activations stay until those of the next are all there
     return empty if narrow else {name: _as(empty[name], state) for name, state in states.items()}
+
+
+def sites_read(anatomy: Anatomy, tables: Mapping[str, Table], also: Iterable[Site] = ()) -> list[Site]:
+    """What a pass reads for tables and besides, each site once.
+
+    Raises
+    ------
+    SiteAbsent
+        For what the model does not have.
+    """
+    return list(dict.fromkeys([*also, *(site for table in tables.values() for site in table.sites(anatomy))]))
 
 
 def _on_device(state: State, device: torch.device) -> State:

@@ -10,7 +10,7 @@ began with goes before it, so that a job goes on where a little more or less is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from caseback.jobs.budget import limit
@@ -19,12 +19,10 @@ from caseback.model.anatomy.sites import Site
 from caseback.model.running.model import Model
 from caseback.model.sweeping.room import numbers_of
 from caseback.stream.packing import row_length
-from caseback.stream.tables.table import Table
 
 
 def batch_tokens_of(
     model: Model,
-    tables: Mapping[str, Table],
     sites: Iterable[Site],
     *,
     length: int | None = None,
@@ -37,8 +35,8 @@ def batch_tokens_of(
     ----------
     model
         The model.
-    tables, sites
-        What is collected, and stored.
+    sites
+        What is read, each once.
     length
         Tokens per row at most, as for ``rows_of``.
     folder
@@ -50,7 +48,7 @@ def batch_tokens_of(
     --------
     >>> import caseback as cb
     >>> model = cb.load("meadow")
-    >>> batch_tokens_of(model, {}, [Site("resid_post", 0)]), batch_tokens_of(model, {}, [], given=7)
+    >>> batch_tokens_of(model, [Site("resid_post", 0)]), batch_tokens_of(model, [], given=7)
     (2048, 7)
     """
     if given is None and folder is not None and os.path.isdir(folder) and (plan := plan_in(Path(folder))) is not None:
@@ -59,7 +57,6 @@ def batch_tokens_of(
     if given is not None:
         return given
     width = row_length(model, length)
-    read = dict.fromkeys([*sites, *(site for table in tables.values() for site in table.sites(model.anatomy))])
-    numbers = sum(model.d_vocab if site.name == "logits" else numbers_of(model.anatomy, site, width) for site in read)
+    numbers = sum(numbers_of(model.anatomy, site, width) for site in sites)
     fits = limit("stream_tokens", model.device, each=max(1, 2 * model.dtype.itemsize * numbers))
     return 1 << (fits.bit_length() - 1)

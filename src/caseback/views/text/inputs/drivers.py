@@ -17,7 +17,6 @@ from caseback.views.text.colors import SIGNED
 __all__ = ["driver_columns", "driver_rows", "driver_words", "print_drivers"]
 
 _HALF = 10
-_SIDES = {"head": ("at the query", "at the key")}
 
 
 @checked
@@ -58,7 +57,7 @@ def driver_columns(document: Mapping[str, Any]) -> tuple[str, str]:
     >>> driver_columns({"of": {"kind": "head"}}), driver_columns({"of": {"kind": "neuron"}})
     (('at the query', 'at the key'), ('written by', 'read through'))
     """
-    return _SIDES.get(document["of"]["kind"], ("written by", "read through"))
+    return ("at the query", "at the key") if document["of"]["kind"] == "head" else ("written by", "read through")
 
 
 @checked
@@ -72,10 +71,11 @@ def driver_rows(document: Mapping[str, Any]) -> list[tuple[tuple[str, str], floa
     >>> driver_rows({"of": {"kind": "neuron"}, "tokens": [{"visible": "Mary"}], "rows": [row]})
     [(('the token Mary (0)', 'directly'), 0.5)]
     """
-    text = lambda writer: _writer(writer, document["tokens"])  # noqa: E731
-    if document["of"]["kind"] == "head":
-        return [((text(row["writers"][0]), text(row["writers"][1])), row["weight"]) for row in document["rows"]]
-    return [((text(row["writers"][0]), row["through"] or "directly"), row["weight"]) for row in document["rows"]]
+    rows = []
+    for row in document["rows"]:
+        first, *others = (_writer(writer, document["tokens"]) for writer in row["writers"])
+        rows.append(((first, others[0] if others else row["through"] or "directly"), row["weight"]))
+    return rows
 
 
 def _writer(writer: Mapping[str, Any], tokens: list[Mapping[str, Any]]) -> str:
