@@ -7,7 +7,8 @@ Nesting deeper than Python's stack ends in a ``RecursionError`` there, a number 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +39,21 @@ def parse_json(text: str) -> Any:
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     """The value that begins at a place in a text, and where it ends."""
     return _readable(lambda whole: _DECODER.raw_decode(whole, start), text, start)
+
+
+def finite_or_none(data: Any) -> Any:
+    """Plain data with None for numbers that are not finite, which JSON cannot write.
+
+    Examples
+    --------
+    >>> finite_or_none({"mean": (1.0, float("nan")), "layers": 2})
+    {'mean': [1.0, None], 'layers': 2}
+    """
+    if isinstance(data, Mapping):
+        return {key: finite_or_none(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite_or_none(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Set
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from caseback.behaviors.atlas import Atlas, KindReport
 from caseback.behaviors.kinds import beyond
 from caseback.behaviors.stream.depth import depth_profile
 from caseback.errors import CasebackError
+from caseback.jobs.json_text import finite_or_none
 from caseback.model.arguments import checked
 from caseback.model.graph.names import parse_name
 from caseback.reports.document import DocumentKind
@@ -86,7 +86,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         candidates=atlas.candidates.to_json()["findings"],
         units=units,
         experts=experts,
-        facts=[_finite(fact.to_json()) for fact in atlas.facts],
+        facts=[finite_or_none(fact.to_json()) for fact in atlas.facts],
         layers=[
             {"kind": kind, "counts": counts, "profile": _profile(atlas.scores[kind], by_kind[kind])}
             for kind, counts in layers.items()
@@ -114,12 +114,3 @@ def _profile(frame: pd.DataFrame, report: KindReport) -> dict[str, list[float]]:
     """Shares of labels by layer, of the layers that have such units."""
     labeled = np.asarray(beyond(frame.score, frame.band, report.threshold), dtype=bool)
     return depth_profile([parse_name(name).layer for name in frame.unit], labeled)
-
-
-def _finite(value: Any) -> Any:
-    """Plain data with None for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

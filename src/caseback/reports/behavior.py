@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from itertools import combinations
@@ -13,6 +12,7 @@ from caseback.behaviors.mechanisms.overlap import overlap
 from caseback.behaviors.mechanisms.report import BehaviorReport
 from caseback.behaviors.mechanisms.shots import single
 from caseback.errors import CasebackError
+from caseback.jobs.json_text import finite_or_none
 from caseback.model.arguments import checked
 from caseback.model.loading.load import load
 from caseback.model.running.model import Model
@@ -70,7 +70,7 @@ def behavior_document(model: Model, reports: Sequence[BehaviorReport]) -> dict[s
     shared = [overlap(one, two).to_json() for one, two in combinations([r for r in reports if r.present], 2)]
     return BEHAVIOR.document(
         model_facts(model),
-        behaviors=[_finite(report.to_json()) for report in reports],
+        behaviors=[finite_or_none(report.to_json()) for report in reports],
         overlaps=shared,
         provenance=model.provenance(),
     )
@@ -146,12 +146,3 @@ def function_words(model: Model, name: str) -> list[tuple[str, str]]:
             f"'output', or one of {', '.join(FUNCTIONS)}"
         )
     return list(word_functions(name))
-
-
-def _finite(value: Any) -> Any:
-    """Plain data with None for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

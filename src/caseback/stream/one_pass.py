@@ -8,10 +8,13 @@ Where a device lacks float64 a batch's sums are float32's, and batches are merge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 
 import numpy as np
 import torch
 
+from caseback.jobs.budget import limit
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.coerce import widest
 from caseback.model.anatomy.sites import Site
@@ -67,19 +70,41 @@ def pass_over(
         own = torch.from_numpy(places(starts[rows].numpy(), lengths[rows].numpy()))
         run = execute(model.anatomy, tokens.to(device), read=sites, logits=LOGITS in needed)
         seen = Seen(model, run, run.tokens, marks[own].to(device), (block.first_token + own).to(device))
-        for name, table in tables.items():
-            if narrow:
-                part = _on_device(table.empty(model), device)
-                table.add(part, seen)
-                part, whole = _as(empty[name], part), empty[name]
+        if narrow:
+            parts = {name: _on_device(table.empty(model), device) for name, table in tables.items()}
+            _add(tables, parts, seen)
+            for name, table in tables.items():
+                part, whole = _as(empty[name], parts[name]), empty[name]
                 # a table that only its first batch begins has nothing to be merged with
                 empty[name] = table.merge(whole, part) if whole and part else whole or part
-            else:
-                table.add(states[name], seen)
+        else:
+            _add(tables, states, seen)
         if also is not None:
             also(seen)
         del run, seen  # else a batch's activations stay until those of the next are all there
     return empty if narrow else {name: _as(empty[name], state) for name, state in states.items()}
+
+
+def _add(tables: Mapping[str, Table], states: Mapping[str, State], seen: Seen) -> None:
+    """Give a batch to every table, to several at once where the threads of a CPU would wait for one.
+
+    Much of what a table does (gathering, counting, sorting) runs on one thread, whatever torch has. Every table still
+    takes its batches in their order, so that its sums have the same bits.
+    """
+    at_once = min(limit("tables_at_once", seen.index.device), torch.get_num_threads())
+    if at_once == 1:
+        for name, table in tables.items():
+            table.add(states[name], seen)
+        return
+    inference = torch.is_inference_mode_enabled()
+
+    def add(context: Context, name: str) -> None:
+        with torch.no_grad(), torch.inference_mode(inference):  # what torch keeps for each thread
+            context.run(tables[name].add, states[name], seen)
+
+    with ThreadPoolExecutor(at_once) as threads:
+        for _ in threads.map(add, [copy_context() for _ in tables], tables):
+            pass
 
 
 def sites_read(anatomy: Anatomy, tables: Mapping[str, Table], also: Iterable[Site] = ()) -> list[Site]:

@@ -1,5 +1,7 @@
 """PRIMER 3.2.16: the softmax recomputed for queries and keys, and gradients that leave a layer out."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -126,6 +128,23 @@ def test_maps_are_made_a_few_prompts_at_a_time():
         with budget.override(qk_map_entries=1):
             parts = atp_star(model, *PAIR, METRIC, sites=["q", "k"])
     assert all(np.allclose(whole[s], parts[s], atol=1e-13) for s in "qk")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_prompts_go_a_few_at_a_time(side, monkeypatch):
+    model, sites = shelf.model("llama"), ["q", "k", "z", "mlp_out"]
+    clean, corrupt = (shelf.ids((7, 4, 5), seed=seed) for seed in (0, 9))
+    module = sys.modules[atp_star.__module__]
+    passes, run_rows = [], module.run_rows
+    monkeypatch.setattr(module, "run_rows", lambda *args, **more: passes.append(args[4]) or run_rows(*args, **more))
+    with exact():
+        whole = atp_star(model, model.tokens(clean, padding=side), corrupt, METRIC, sites=sites)
+        assert len(passes) == 1
+        with budget.override(gradient_tokens=1):
+            parts = atp_star(model, model.tokens(clean, padding=side), corrupt, METRIC, sites=sites)
+    assert len(passes) == 1 + 3
+    assert all(np.allclose(whole[site], parts[site], atol=1e-12, equal_nan=True) for site in sites)
+    assert np.allclose(whole.clean, parts.clean)
 
 
 def test_without_either_it_is_attribution_patching():

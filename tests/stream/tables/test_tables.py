@@ -1,5 +1,7 @@
 """Every table is what it says, computed a token at a time: for any batch, side of the padding, split and merging."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ import shelf
 from caseback.errors import SiteAbsent
 from caseback.stream.one_pass import pass_over
 from caseback.stream.tables.registry import TABLES
+from caseback.stream.tables.token_counts import TokenCounts
 from exact import exact
 
 READ = {
@@ -186,6 +189,42 @@ def test_states_are_tensors_that_name_no_layer_twice():
     for table in (kind() for kind in TABLES.values()):
         if table.absent(model.anatomy) is None:
             assert all(isinstance(value, torch.Tensor) for value in table.empty(model).values())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mixtral"])
+def test_tables_that_take_a_batch_side_by_side_have_the_same_bits(family, monkeypatch):
+    model = shelf.model(family)
+    tables = {name: kind() for name, kind in TABLES.items() if kind().absent(model.anatomy) is None}
+    corpus = naive.corpus_of(model, read=[], lengths=[9, 1, 12, 30])
+
+    def collected(mode=torch.no_grad):
+        with mode():
+            return pass_over(model, corpus.block(), tables, corpus.kinds, batch_tokens=30)
+
+    takers, add = set(), TokenCounts.add
+    monkeypatch.setattr(TokenCounts, "add", lambda *of: takers.add(threading.get_ident()) or add(*of))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    one_by_one = collected()
+    assert takers == {threading.get_ident()}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        side_by_side = collected(mode)
+        for name, state in one_by_one.items():
+            assert all(torch.equal(side_by_side[name][key], value) for key, value in state.items()), name
+    assert len(takers) > 1
+
+
+def test_a_table_that_cannot_take_a_batch_ends_the_pass(monkeypatch):
+    def broken(*_):
+        raise ArithmeticError("not this batch")
+
+    model = shelf.model("gpt2")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(TokenCounts, "add", broken)
+    corpus = naive.corpus_of(model, read=[], lengths=[9, 1, 12, 30])
+    tables = {name: TABLES[name]() for name in ("head_moments", "token_counts", "neuron_moments")}
+    with pytest.raises(ArithmeticError, match="not this batch"):
+        pass_over(model, corpus.block(), tables, corpus.kinds, batch_tokens=30)
 
 
 def test_permuted_marks_are_those_of_another_token_of_the_row_however_rows_are_batched():

@@ -9,7 +9,6 @@ Text is cut into tokens once, so every checkpoint reads the same rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from caseback.behaviors.stream import norms
 from caseback.errors import CasebackError
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.fingerprint import fingerprint
+from caseback.jobs.json_text import finite_or_none
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.parameters import expect_own_numbers
@@ -215,9 +215,7 @@ def _measure(
             continue
         own = best[report.kind]
         numbers = {"score": own.score, "control": own.control, "band": own.band}
-        looks[report.kind] = {"best": own.component, "seen": report.labelled} | {
-            name: value if math.isfinite(value) else None for name, value in numbers.items()
-        }
+        looks[report.kind] = {"best": own.component, "seen": report.labelled} | finite_or_none(numbers)
     curves: dict[str, tuple[float | None, float | None]] = {}
     missing: dict[str, str] = {}
 

@@ -58,7 +58,9 @@ def shares(evidence: Evidence, bands: Tensor) -> np.ndarray:
 def dark_signal(evidence: Evidence) -> Look:
     """Writing what the unembedding hardly reads."""
     if evidence.model.anatomy.head_site != "z":
-        raise SiteAbsent(f"{evidence.model.anatomy.family.before_o} stands between heads and W_O: no write is z W_O")
+        raise SiteAbsent(
+            f"{evidence.model.anatomy.before_write} stands between z and what heads write: no write is z W_O"
+        )
     low = darkest(evidence)
     d, k = low.shape
     draw = torch.Generator().manual_seed(evidence.seed)

@@ -36,7 +36,7 @@ SHARE = 0.05
 def only_suppression(evidence: Evidence) -> Experiment:
     """The head as it is, against nothing of it but suppression."""
     if evidence.model.anatomy.head_site != "z":
-        raise SiteAbsent(f"{evidence.model.anatomy.family.before_o} stands between heads and W_O")
+        raise SiteAbsent(f"{evidence.model.anatomy.before_write} stands between z and what heads write")
     expect_in_weights(evidence.model.anatomy, "suppression by weights", {"z", "head_out", "attn_out"})
     tokens = prefixes(evidence)
     metric = kl_at_last(evidence, tokens)

@@ -14,17 +14,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import xarray as xr
 from torch import Tensor
 
 from caseback.errors import CasebackError
-from caseback.localize.components.machinery.first_order import Part, dataset, needed, nodes, parts_of, reads
+from caseback.jobs.batches import Batches
+from caseback.localize.components.machinery.first_order import (
+    Part,
+    dataset,
+    needed,
+    nodes,
+    pairs_at_once,
+    parts_of,
+    reads,
+)
 from caseback.localize.components.machinery.qk_fix import attention_calls, keys, queries, sites_of
 from caseback.model.algebra.under_edits import expect_unedited
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
 from caseback.model.prompts.per_token import expect_metric
-from caseback.model.prompts.run_pair import RunPair, run_pair
+from caseback.model.prompts.run_pair import RunPair, base_and_source, joined, run_rows
 from caseback.model.registry import technique
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
@@ -107,17 +117,27 @@ def atp_star(
     if fixed:
         maps = {"scores", "pattern", "z"}
         expect_unedited(model.anatomy, "a pattern that is recomputed", maps, "pass qk_fix=False")
-    read = [*reads(model, chosen), *(site for f in fixed for site in (*sites_of(f.layer or 0), Site("z", f.layer)))]
-    stream = [Site(name, i) for i in range(model.n_layers) for name in ("resid_pre", "resid_post")]
-    pair = run_pair(model, clean, corrupt, metric, [*read, *(stream if grad_drop else [])], direction, grad=True)
-    parts = _parts(model, chosen, fixed, pair)
-    estimates = _dropped(parts, pair) if grad_drop else _plain(parts, pair)
+    patterns = [site for f in fixed for site in (*sites_of(f.layer or 0), Site("z", f.layer))]
+    layers = range(model.n_layers) if grad_drop else ()
+    stream = [Site(name, layer) for layer in layers for name in ("resid_pre", "resid_post")]
+    read = list(dict.fromkeys([*reads(model, chosen), *patterns, *stream]))
+    base, source = base_and_source(model, clean, corrupt, direction)
+
+    def of_rows(rows: slice) -> tuple[dict[Site, Tensor], dict[str, Any]]:
+        pair = run_rows(model, base, source, metric, rows, read, direction, grad=True)
+        parts = _parts(model, chosen, fixed, pair)
+        return _dropped(parts, pair) if grad_drop else _plain(parts, pair), pair.coords()
+
+    # both runs' values, their difference, the plain gradients, those with a layer left out, and sums of sizes
+    at_once = pairs_at_once(model, base, metric, read, held=6)
+    results = [result for _, result in Batches(at_once, "prompts").over(len(base), of_rows)]
+    estimates, coords = zip(*results, strict=True)
     return dataset(
-        estimates,
+        {site: torch.cat([part[site] for part in estimates]) for site in chosen},
         model,
-        pair.base.tokens,
+        base,
         metric,
-        pair.coords(),
+        joined(coords),
         technique=atp_star,
         direction=direction,
         patch="resample",

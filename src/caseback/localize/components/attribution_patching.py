@@ -21,11 +21,10 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.batches import Batches
-from caseback.localize.components.machinery.first_order import dataset, needed, nodes, parts_of, reads
+from caseback.localize.components.machinery.first_order import dataset, needed, nodes, pairs_at_once, parts_of, reads
 from caseback.localize.inputs.gradients.integrated_gradients import RULES
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
-from caseback.model.prompts.embedding_points import rows_at_once
 from caseback.model.prompts.on_the_way import at_shares, gradients_on_the_way, over_points
 from caseback.model.prompts.per_token import aligned, expect_metric
 from caseback.model.prompts.run_pair import EMBED, RunPair, base_and_source, joined, run_rows
@@ -35,7 +34,6 @@ from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import PromptsLike, Tokens
-from caseback.model.sweeping.room import numbers_of
 
 
 @technique(
@@ -132,8 +130,7 @@ def attribution_patching(
         return {part.site: part.estimate(gradients) for part in parts}, change, pair.coords()
 
     # both runs' values at a site, their difference and the gradient there
-    numbers = sum(numbers_of(model.anatomy, site, base.shape[1]) for site in read)
-    at_once = rows_at_once(model, base, metric, 4 * max(4, model.dtype.itemsize) * numbers)
+    at_once = pairs_at_once(model, base, metric, read, held=4)
     results = [result for _, result in Batches(at_once, "prompts").over(len(base), of_rows)]
     estimates, changes, coords = zip(*results, strict=True)
     return dataset(

@@ -72,7 +72,7 @@ def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head 
     p = anatomy.layers[layer]
     if anatomy.head_site == "head_out":
         raise SiteAbsent(
-            f"heads of this model ({anatomy.model_type}) do not write z W_O: {anatomy.family.before_o} stands between; "
+            f"heads of this model ({anatomy.model_type}) do not write z W_O: {anatomy.before_write} stands between; "
             "read 'head_out', which holds what each writes"
         )
     weight = with_side_terms(anatomy, p.o, wide_matrix(p.o, anatomy.device))

@@ -235,8 +235,15 @@ class Anatomy:
 
     @property
     def head_site(self) -> str:
-        """Where a head is read: at ``z`` where W_O reads that, at ``head_out`` where a gate or a norm comes first."""
-        return "z" if self.family.before_o is None else "head_out"
+        """Where a head is read: at ``z`` where it writes z W_O, at ``head_out`` where something stands between."""
+        return "z" if self.before_write is None else "head_out"
+
+    @property
+    def before_write(self) -> str | None:
+        """What beside W_O stands between a head's z and what it writes, or None."""
+        if any(site.written.name == "head_out" for site, _ in self.standing):
+            return "an edit of 'head_out'"
+        return self.family.before_o
 
     @cached_property
     def lacks(self) -> dict[str, str]:

@@ -72,7 +72,7 @@ def _inside_changes(session: Session) -> bool:
 def _inside_attention(anatomy: Anatomy, site: Site) -> bool:
     """Whether the site comes through the attention function, as z does where a gate or norm stands before W_O."""
     site = site.base
-    return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.head_site == "head_out")
+    return site.name in INSIDE_ATTENTION or (site.name == "z" and anatomy.family.before_o is not None)
 
 
 def _wire_module(session: Session, site: Site, hooks: Hooks) -> None:
@@ -285,7 +285,7 @@ def _wire_attention_writes(p: LayerParts, index: int, session: Session, hooks: H
     """
     z_site, head_site, out_site = (Site(n, index) for n in ("z", "head_out", "attn_out"))
     seen: dict[str, Tensor] = {}
-    hidden = session.anatomy.head_site == "head_out"
+    hidden = session.anatomy.family.before_o is not None
 
     def at_z(x: Tensor) -> Tensor:
         z = x.view(*session.lead, p.dims.n_heads, p.d_z)

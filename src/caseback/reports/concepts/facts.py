@@ -8,7 +8,6 @@ layers), is past that of any one random draw over the mean of all, at any layer.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.errors import CasebackError
-from caseback.jobs.json_text import parse_json
+from caseback.jobs.json_text import finite_or_none, parse_json
 from caseback.jobs.text_file import read_text
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -90,7 +89,7 @@ def facts_document(model: Model, flow: xr.Dataset, relation: str = "") -> dict[s
     expect_result(model, flow, expected, "fact_flow")
     names = ("subject", "prompt", "answer", "says", "rank", "log_prob", "pieces", "words")
     of_facts = zip(*(flow[name].values.tolist() for name in names), strict=True)
-    facts = [_finite(dict(zip(names, row, strict=True))) for row in of_facts]
+    facts = [finite_or_none(dict(zip(names, row, strict=True))) for row in of_facts]
     enriched = [
         {
             "without": str(name),
@@ -159,7 +158,7 @@ def _source(flow: xr.Dataset, name: str) -> dict[str, Any]:
     row["fall"] = own.mean(1).tolist()
     compared = ~np.isnan(random).any((0, 1)) if random.size else np.zeros(0, bool)
     if compared.sum() < 2:
-        return _finite(row)
+        return finite_or_none(row)
     means = random[..., compared].mean(-1)
     excess = own[:, compared] - random[..., compared].mean(1)
     top = int(excess.mean(1).argmax())
@@ -167,17 +166,9 @@ def _source(flow: xr.Dataset, name: str) -> dict[str, Any]:
     band = float((means - means.mean(1, keepdims=True)).max())
     row |= {"low": means.min(1).tolist(), "high": means.max(1).tolist(), "layer": int(flow["layer"].values[top])}
     row |= {"excess": float(excess[top].mean()), "error": error, "band": band}
-    return _finite(row | {"above": bool(row["excess"] - ERRORS * error > band)})
+    return finite_or_none(row | {"above": bool(row["excess"] - ERRORS * error > band)})
 
 
 def _mean(values: xr.DataArray) -> list[float | None]:
     """Means over the facts, by layer."""
-    return _finite(values.mean("batch").values.tolist())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite_or_none(values.mean("batch").values.tolist())

@@ -215,7 +215,7 @@ def head_of(model: Model, name: Any) -> Head:
     anatomy = model.anatomy
     p = anatomy.layers[layer]
     if "v_in" in anatomy.lacks or anatomy.head_site == "head_out":
-        why = anatomy.lacks.get("v_in") or f"{anatomy.family.before_o} stands before W_O"
+        why = anatomy.lacks.get("v_in") or f"{anatomy.before_write} stands between z and what they write"
         raise SiteAbsent(f"heads of this model ({anatomy.model_type}) are no matrices: {why}")
     values = at_least_float32(model.weights.W_V[layer].detach())
     own = wide_matrix(p.o, anatomy.device).unflatten(0, (p.dims.n_heads, p.d_z))[index]

@@ -22,12 +22,14 @@ from caseback.errors import CasebackError, SiteAbsent
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site, kind_of
+from caseback.model.prompts.embedding_points import rows_at_once
 from caseback.model.prompts.per_token import aligned
 from caseback.model.results import labelled
 from caseback.model.running.metrics import Metric
 from caseback.model.running.model import Model
 from caseback.model.running.run import Run
 from caseback.model.running.tokens import Tokens
+from caseback.model.sweeping.room import numbers_of
 
 Estimate = Float[Tensor, "batch pos *unit"]
 _UNITS = ("head", "kv_head", "neuron", "expert")
@@ -92,6 +94,22 @@ def _stand_ins(model: Model, site: Site) -> tuple[Site, ...]:
     z = Site("z", site.layer)
     post = model.anatomy.layers[site.layer or 0].attn_post_norm
     return (z,) if post is None else (z, Site("attn_out", site.layer))
+
+
+def pairs_at_once(model: Model, base: Tokens, metric: Metric, read: Sequence[Site], held: int) -> int:
+    """How many prompts go forward and back together with their counterfactuals.
+
+    Parameters
+    ----------
+    model, base, metric
+        The model, all prompts that are patched, and what is measured.
+    read
+        The sites that both runs read.
+    held
+        How many times the numbers of these sites are held: both runs' values, their difference, gradients, estimates.
+    """
+    numbers = sum(numbers_of(model.anatomy, site, base.shape[1]) for site in read)
+    return rows_at_once(model, base, metric, held * max(4, model.dtype.itemsize) * numbers)
 
 
 def parts_of(model: Model, sites: Sequence[Site], base: Run, source: Run | None) -> list[Part]:

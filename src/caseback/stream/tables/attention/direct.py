@@ -41,8 +41,7 @@ def expect_direct(anatomy: Anatomy, table: str) -> None:
         raise SiteAbsent(f"no table {table}: this model's logits are of classes, not of tokens")
     if anatomy.head_site != "z":
         raise SiteAbsent(
-            f"no table {table}: {anatomy.family.before_o} stands between heads and W_O, so what a head writes is not "
-            "z W_O"
+            f"no table {table}: {anatomy.before_write} stands between z and what heads write, which is not z W_O"
         )
 
 

@@ -53,8 +53,8 @@ class AttentionReceived(Table):
     def sites(self, anatomy: Anatomy) -> list[Site]:
         if anatomy.head_site != "z":
             raise SiteAbsent(
-                f"no table {self.name}: {anatomy.family.before_o} stands between heads and W_O, so what a head carries "
-                "from one token is not its value times W_O"
+                f"no table {self.name}: {anatomy.before_write} stands between z and what heads write, so what a head "
+                "carries from one token is not its value times W_O"
             )
         return [site for name in ("pattern", "v") for site in layered(anatomy, name, self.name)]
 
