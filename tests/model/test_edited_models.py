@@ -1,5 +1,8 @@
 """A model under edits is the model with these edits given to every call."""
 
+from contextlib import contextmanager
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,8 +10,10 @@ import caseback as cb
 import shelf
 from caseback.decode.vocabulary import logit_lens
 from caseback.errors import EditError, OutOfRange, UnknownSite
+from caseback.localize.circuits import edge_attribution, patch_edges, run_circuit
 from caseback.localize.components import ablate, attribution_patching, patch
 from caseback.localize.inputs import integrated_gradients, occlusion
+from caseback.model.graph.graph import Graph
 from caseback.model.running.measure import measured
 from caseback.model.running.verify import unembed
 from exact import exact
@@ -146,6 +151,103 @@ def test_techniques_take_it():
     assert abs(abs(float(loss.squeeze() if hasattr(loss, "squeeze") else loss)) - abs(float(whole - without))) < 1e-9
     assert occluded.attrs["edits"] == gradients.attrs["edits"] == "Zero z L0H1; Scale mlp_out L1"
     assert estimate is not None and not hasattr(plain.anatomy, "edits")
+
+
+@pytest.mark.parametrize("site", ["head_out", "attn_out"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gptj"])
+def test_a_graph_counts_writes_as_the_stream_has_them(name, site):
+    """With all edges patched the other run's metric is there, and first-order scores are those of halved weights."""
+    plain = shelf.model(name)
+    half = plain.edited(cb.Scale(site, 0.5, layer=1))
+    clean, corrupt = shelf.ids((6,)), shelf.ids((6,), seed=9)
+    with exact():
+        graph = Graph.of(plain.anatomy)
+        patched = run_circuit(half, clean, corrupt, METRIC, graph.circuit(torch.zeros_like(graph.exists)))
+        assert abs(patched.item() - METRIC(half.run(corrupt)).item()) < 1e-9
+        if plain.anatomy.layers[1].attn_post_norm is None:
+            scores = edge_attribution(half, clean, corrupt, METRIC)
+            with halved(plain.anatomy.layers[1].o, bias=site == "attn_out"):
+                expected = edge_attribution(plain, clean, corrupt, METRIC)
+            assert np.allclose(scores, expected, atol=1e-10, equal_nan=True) and np.abs(scores).max() > 1e-3
+
+
+@contextmanager
+def halved(module, bias):
+    old = {name: x.detach().clone() for name, x in module.named_parameters()}
+    with torch.no_grad():
+        for name, x in module.named_parameters():
+            x *= 1.0 if name == "bias" and not bias else 0.5
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, x in module.named_parameters():
+                x.copy_(old[name])
+
+
+EDGES_CHANGE = [
+    cb.Scale("resid_post", 0.5, layer=0),
+    cb.Zero("mlp_in", layer=1),
+    cb.Zero("attn_out", layer=1, pos=-1),
+    cb.Scale("attn_norm", 2.0, layer=1),
+]
+
+
+@pytest.mark.parametrize("edit", EDGES_CHANGE, ids=lambda edit: edit.site)
+def test_edits_that_change_edges_are_refused_in_graphs(edit):
+    model = shelf.model("llama").edited(edit)
+    clean, corrupt = shelf.ids((6,)), shelf.ids((6,), seed=9)
+    graph = Graph.of(model.anatomy)
+    for ask in (
+        lambda: edge_attribution(model, clean, corrupt, METRIC),
+        lambda: patch_edges(model, clean, corrupt, METRIC),
+        lambda: run_circuit(model, clean, corrupt, METRIC, graph.circuit(torch.zeros_like(graph.exists))),
+    ):
+        with pytest.raises(EditError, match=r"edited"):
+            ask()
+    steered = shelf.model("llama").edited(cb.Add("resid_post", 0.3, layer=0))
+    assert edge_attribution(steered, clean, corrupt, METRIC).notnull().any()
+
+
+def test_a_heads_own_input_and_the_norm_that_it_passes_are_not_edited_together():
+    model = shelf.model("llama")
+    edits = [cb.Scale("attn_norm", 2.0, layer=1), cb.Zero("q_in", layer=1, head=0)]
+    with pytest.raises(EditError, match=r"q_in\.1 goes through the norm .* attn_norm\.1 is edited"):
+        model.run(shelf.ids((5,)), edits=edits)
+    model.run(shelf.ids((5,)), edits=edits[0], read=["q_in"])
+    model.run(shelf.ids((5,)), edits=[cb.Scale("attn_norm", 2.0, layer=0), edits[1]])
+
+
+def test_tables_of_tokens_follow_edits_of_what_tokens_are_or_refuse():
+    model = shelf.model("llama")
+    doubled = model.edited(cb.Scale("embed", 2.0)).weights
+    torch.testing.assert_close(doubled.W_E, 2 * model.weights.W_E)
+    torch.testing.assert_close(doubled.folded().W_E, 2 * model.weights.folded().W_E)
+    with pytest.raises(EditError, match="which position"):
+        model.edited(cb.Scale("embed", 2.0, pos=1)).weights.W_E  # noqa: B018
+    normed = shelf.model("bloom").edited(cb.Scale("embed", 2.0)).weights
+    with pytest.raises(EditError, match="W_E .* embed is edited"):
+        normed.W_E  # noqa: B018
+    for weights in (model.edited(cb.Scale("logits", 2.0)).weights, model.edited(cb.Add("logits", 1.0)).weights):
+        with pytest.raises(EditError, match="W_U .* logits is edited"):
+            weights.W_U  # noqa: B018
+
+
+def test_what_a_prompt_is_compared_with_has_the_edits_of_embeddings_too():
+    plain = shelf.model("llama")
+    edited, prompt = plain.edited(cb.Scale("embed", 0.5)), shelf.ids((6,))
+    with exact():
+        effects = occlusion(edited, prompt, METRIC, baseline="mean")
+        rows = embed_rows(plain)
+        mean = 0.5 * rows.mean(0)
+        whole = METRIC(edited.run(prompt)).item()
+        for pos in range(6):
+            without = METRIC(edited.run(prompt, edits=cb.Replace("embed", mean, pos=pos))).item()
+            assert abs(effects.isel(pos=pos).item() - (whole - without)) < 1e-9
+
+
+def embed_rows(model):
+    return model.hf.get_input_embeddings().weight.detach().double()
 
 
 def test_the_model_itself_stays_as_it_is():

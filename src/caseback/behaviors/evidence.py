@@ -26,6 +26,7 @@ from caseback.behaviors.within import ALL_ROWS, Within, row_tokens, tokens_a_sec
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.jobs.launch import HERE
 from caseback.model.algebra.folding import Folded
+from caseback.model.algebra.under_edits import expect_unedited_logits
 from caseback.model.graph.names import Name
 from caseback.model.running.model import Model
 from caseback.stream.collect import collect
@@ -284,9 +285,12 @@ def collect_evidence(
     ------
     CasebackError
         For a corpus of fewer than two documents.
+    EditError
+        For a model under edits of its logits, which most of what is looked for would miss.
     """
     missing = {}
     anatomy = model.anatomy
+    expect_unedited_logits(anatomy, "evidence for an atlas")
     for name in dict.fromkeys(name for names in needs.values() for name in names):
         why = TABLES[name]().absent(anatomy)
         if why is not None:

@@ -59,6 +59,22 @@ def shelf_norm(hf):
     return hf.transformer.ln_f if hasattr(hf, "transformer") else hf.model.norm
 
 
+def test_4_3_18_candidates_are_read_behind_standing_edits():
+    """A vector added behind the first layer is a bias of its MLP's output."""
+    model, prompts = shelf.model("gpt2"), shelf.ids((6, 5, 7, 4), seed=2)
+    vector = torch.linspace(-2, 2, model.d_model)
+    steered, bias = model.edited(cb.Add("resid_post", vector, layer=0)), model.hf.transformer.h[0].mlp.c_proj.bias
+    said = [dola(steered, [prompt], layers=[0], max_new_tokens=6).ids[0].tolist() for prompt in prompts]
+    with torch.no_grad():
+        bias += vector
+    try:
+        expected = [dola(model, [prompt], layers=[0], max_new_tokens=6).ids[0].tolist() for prompt in prompts]
+    finally:
+        with torch.no_grad():
+            bias -= vector
+    assert said == expected
+
+
 # (family, bucket, hidden states as published for three layers): gpt2's embeddings are tied, this llama's are not
 BUCKETS = [("gpt2", "low", [2]), ("gpt2", "high", [1]), ("llama", "low", [0]), ("llama", "high", [1])]
 

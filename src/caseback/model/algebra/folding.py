@@ -25,7 +25,9 @@ from caseback.errors import CasebackError
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.norms import Norm, at_least_float32
+from caseback.model.anatomy.sites import Site
 from caseback.model.anatomy.stream import expect_sums
+from caseback.model.running.verify import under_edits
 
 _READERS = {"Q": "attn_norm", "K": "attn_norm", "V": "attn_norm", "in": "mlp_norm", "gate": "mlp_norm"}
 _WRITERS = {"O": "attn_post_norm", "out": "mlp_post_norm"}
@@ -39,11 +41,11 @@ def fold(norm: Norm, weight: Float[Tensor, "*dims d_in d_out"]) -> Float[Tensor,
 
 @torch.no_grad()
 def embedded(anatomy: Anatomy, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
-    """What the embeddings of some tokens write to the stream: with their scale, projection and norm."""
+    """What the embeddings of some tokens write to the stream: with their scale, projection, norm and edits."""
     x = anatomy.embed.forward(ids)
     for module in (anatomy.embed_project, anatomy.embed_norm):
         x = x if module is None else module.forward(x)
-    return at_least_float32(x) * anatomy.embed_scale
+    return under_edits(anatomy, Site("embed"), at_least_float32(x) * anatomy.embed_scale)
 
 
 class Folded(Weights):

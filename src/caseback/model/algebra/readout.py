@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caseback.errors import TargetError
 from caseback.jobs.json_text import shortened
-from caseback.model.algebra.under_edits import pulled_through_end
+from caseback.model.algebra.under_edits import expect_unedited_logits, pulled_through_end
 from caseback.model.algebra.writes import Branch, spread
 from caseback.model.anatomy.coerce import are_several
 from caseback.model.anatomy.dense import weight_matrix, wide_bias, wide_matrix
@@ -105,11 +105,14 @@ def readout(model: Model, directions: Directions, resid: Float[Tensor, "*lead d_
     TargetError
         For directions that are neither tokens nor vectors that read this stream.
     EditError
-        For a model under edits of ``final_norm`` that are not affine, or not the same at all positions.
+        For a model under edits of ``final_norm`` that are not affine, or not the same at all positions; for tokens, of
+        a model under edits of its logits.
     """
     anatomy, batch = model.anatomy, len(resid)
     expect_sums(anatomy, "reading logits off a part of the stream")
     ids = _ids(model, directions, batch)
+    if ids is not None:
+        expect_unedited_logits(anatomy, "a share of logits")
     if ids is None:
         vectors = _vectors(model, directions, batch).to(resid.device)
         constant = torch.zeros_like(vectors[..., 0])

@@ -1,6 +1,7 @@
 """What the standing edits of a model (``Model.edited``) are to a decomposition of its run.
 
     z        a_ij v_j W_O  ->  f_ih a_ij v_j W_O,       f = E(1), E zeroing or scaling a head as a whole
+    branch   sum_h w_h  ->  f sum_h w_h + E(0),         likewise of attn_out, at every position
     side     W  ->  W + right^T left
     end      N(x) u  ->  N(x) J^T u + E(0) u,           E affine, J its matrix, the same at every position
 
@@ -37,6 +38,7 @@ STARTS = frozenset({"embed", "pos_embed"})
 BEHIND = frozenset({"final_norm", "logits"})
 MLPS = frozenset({"mlp_in", "mlp_norm", "mlp_pre", "mlp_gate", "mlp_post", "mlp_out", "expert"})
 _BETWEEN = frozenset({"resid_pre", "resid_mid", "resid_post"})
+_READ = _BETWEEN | {"attn_in", "mlp_in", "q_in", "k_in", "v_in"}
 _BRANCHES = frozenset({"attn_out", "mlp_out"})
 _INSIDE_MLPS = MLPS - {"mlp_in", "mlp_norm"}
 _AFFINE = Zero | Scale | Add | Replace | Project | Affine
@@ -114,6 +116,40 @@ def expect_in_weights(anatomy: Anatomy, what: str, sites: Set[str] | None = None
             inside = name in sites or ("mlp_out" in sites and _inside_mlp(anatomy, site))
         if inside and not (_is_bias(site, edit) or _side_term(anatomy, site, edit)):
             raise _refused(what, site, edit, "ask the unedited model")
+
+
+def expect_sum_of_writes(anatomy: Anatomy, inputs: Collection[str]) -> None:
+    """Refuse a model under edits that change what writers before them write to a reader, for a graph of both.
+
+    What is added to the stream or to what a reader takes is no writer's, and leaves every edge as it is.
+
+    Raises
+    ------
+    EditError
+        With what to do instead.
+    """
+    for site, edit in anatomy.standing:
+        is_input = site.written == Site("resid_pre", 0) and "pos_embed" not in inputs
+        if site.written.name in _READ and not is_input and not isinstance(edit, Add):
+            raise _refused("a graph of writers and readers", site, edit, "edit what is written, such as z or mlp_out")
+
+
+def write_factor(anatomy: Anatomy, layer: int) -> float:
+    """By what standing edits of ``attn_out`` multiply each head's write; what they add is no head's.
+
+    Raises
+    ------
+    EditError
+        For edits that neither add nor zero or scale it as a whole, at every position.
+    """
+    factor = 1.0
+    for site, edit in anatomy.standing:
+        if site.written != Site("attn_out", layer) or isinstance(edit, Add):
+            continue
+        if not _is_factor(edit) or edit.pos is not None or edit.prompt is not None:
+            raise _refused("what each head writes", site, edit, "zero or scale attn_out as a whole, or edit z")
+        factor *= float(edit.factor) if isinstance(edit, Scale) else 0.0
+    return factor
 
 
 def _is_bias(site: Site, edit: Edit) -> bool:

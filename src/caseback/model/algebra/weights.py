@@ -19,12 +19,21 @@ from torch import Tensor, nn
 
 from caseback.errors import AnatomyError, CasebackError, SiteAbsent
 from caseback.model.algebra.factored import Factored
-from caseback.model.algebra.under_edits import edited_norm, edits_in_unembedding, pulled_through_end, with_side_terms
+from caseback.model.algebra.under_edits import (
+    edited_norm,
+    edits_in_unembedding,
+    expect_unedited,
+    expect_unedited_logits,
+    pulled_through_end,
+    with_side_terms,
+)
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import Projection, bias_of, computes_in, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.parameters import device_of, is_plain, parameter
+from caseback.model.anatomy.sites import Site
+from caseback.model.running.verify import under_edits
 
 if TYPE_CHECKING:
     from caseback.model.algebra.folding import Folded
@@ -141,10 +150,24 @@ class Weights:
 
     @property
     def W_E(self) -> Float[Tensor, "vocab d_model"]:
-        """Token embeddings as the parameters have them, through their projection where there is one."""
-        weight, project = _of(self.anatomy.embed, "weight"), self.anatomy.embed_project
+        """Token embeddings as the parameters have them, through their projection where there is one.
+
+        Under edits of ``embed`` they are what the parameters would be, which a norm behind them rules out.
+
+        Raises
+        ------
+        EditError
+            For such a model, and for edits that depend on the position.
+        """
+        anatomy, site = self.anatomy, Site("embed")
+        if anatomy.embed_norm is not None:
+            expect_unedited(anatomy, "W_E", {"embed"}, "ask the unedited model")
+        weight, project = _of(anatomy.embed, "weight"), anatomy.embed_project
         whole = weight if project is None else weight @ _read(weight_matrix(project))
-        return whole.to(self.anatomy.device)
+        whole = whole.to(anatomy.device)
+        if all(where != site for where, _ in anatomy.standing):
+            return whole
+        return under_edits(anatomy, site, whole * anatomy.embed_scale) / anatomy.embed_scale
 
     @property
     def W_pos(self) -> Float[Tensor, "pos d_model"]:
@@ -160,8 +183,15 @@ class Weights:
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocab"]:
-        """The unembedding, with the projection before it where there is one; without the logit scale."""
+        """The unembedding, with the projection before it where there is one; without the logit scale.
+
+        Raises
+        ------
+        EditError
+            For a model under edits of ``logits``, which no matrix has made.
+        """
         expect_tokens_out(self.anatomy, "W_U")
+        expect_unedited_logits(self.anatomy, "W_U")
         whole = self._unembedded
         return pulled_through_end(self.anatomy, whole.T)[0].T if edits_in_unembedding(self.anatomy) else whole
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from caseback.errors import SiteAbsent
-from caseback.model.algebra.under_edits import with_side_terms
+from caseback.model.algebra.under_edits import with_side_terms, write_factor
 from caseback.model.anatomy.anatomy import Anatomy
 from caseback.model.anatomy.dense import wide_bias, wide_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
@@ -36,7 +36,8 @@ class Branch:
     weight, bias
         W_O (head, d_head, d_model) and b_O, or W_out (neuron, d_model) and b_out.
     factor, norm, scale
-        The multiplier, the norm behind the branch and its denominator (*lead, 1) in this run, both or none.
+        The multiplier, that of standing edits of ``attn_out`` included; the norm behind the branch and its
+        denominator (*lead, 1) in this run, both or none.
     """
 
     weight: Tensor
@@ -78,7 +79,8 @@ def attention_branch(anatomy: Anatomy, layer: int, z: Float[Tensor, "*lead head 
     weight = with_side_terms(anatomy, p.o, wide_matrix(p.o, anatomy.device))
     bias = wide_bias(p.o, anatomy.device)
     norm, scale = _frozen(anatomy, p.attn_post_norm, z.flatten(-2), weight, bias)
-    return Branch(weight.unflatten(0, (p.dims.n_heads, p.d_z)), bias, anatomy.residual_scale, norm, scale)
+    factor = anatomy.residual_scale * write_factor(anatomy, layer)
+    return Branch(weight.unflatten(0, (p.dims.n_heads, p.d_z)), bias, factor, norm, scale)
 
 
 def mlp_branch(anatomy: Anatomy, layer: int, neurons: Float[Tensor, "*lead neuron"]) -> Branch:

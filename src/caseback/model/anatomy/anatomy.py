@@ -241,9 +241,8 @@ class Anatomy:
     @property
     def before_write(self) -> str | None:
         """What beside W_O stands between a head's z and what it writes, or None."""
-        if any(site.written.name == "head_out" for site, _ in self.standing):
-            return "an edit of 'head_out'"
-        return self.family.before_o
+        edits = (f"an edit of {site.written.name!r}" for site, _ in self.standing if site.written.name == "head_out")
+        return next(edits, self.family.before_o)
 
     @cached_property
     def lacks(self) -> dict[str, str]:
@@ -313,14 +312,12 @@ class Anatomy:
         if isinstance(given, Site):
             name, layer = given[0], None if given[1] is None else as_integer(given[1], "layer", UnknownSite)
         elif isinstance(given, str):
-            name, layer = self._from_path(given) or self._from_hook(given)
+            name, layer = self._paths.get(given) or self._from_hook(given)
         elif isinstance(given, tuple) and len(given) == 2:
             name, layer = parse(str(given[0]))[0], as_integer(given[1], "layer", UnknownSite)
         else:
             raise UnknownSite(f"{given!r} is no site: give a name such as 'resid_post' or a pair ('resid_post', 5)")
-        if name not in SITES:
-            parse(name)
-        if name in self.lacks:
+        if parse(name)[0] in self.lacks:
             raise UnknownSite(f"this model ({self.model_type}) has no site {name!r}: {self.lacks[name]}")
         if not SITES[name].layered:
             yield Site(name)
@@ -386,9 +383,6 @@ class Anatomy:
         at = None if layer is None else self.layers[self.layer(layer)]
         norm = self.final_norm if at is None else at.attn_norm if name == "attn_norm" else at.mlp_norm
         return getattr(norm, "weight", None) is not None
-
-    def _from_path(self, text: str) -> tuple[str, int | None] | None:
-        return self._paths.get(text)
 
     @cached_property
     def _paths(self) -> dict[str, tuple[str, int | None]]:

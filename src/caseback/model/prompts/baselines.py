@@ -26,10 +26,12 @@ from torch import Tensor
 
 from caseback.errors import CasebackError, did_you_mean
 from caseback.jobs.budget import limit
+from caseback.model.anatomy.sites import Site
 from caseback.model.anatomy.stream import expect_token_embeddings
 from caseback.model.prompts.per_token import aligned
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import Tokens, one_token
+from caseback.model.running.verify import under_edits
 
 SPECIAL = ("pad", "eos", "bos", "unk", "mask")
 BASELINES = ("zero", "mean", "mean_after_first", *SPECIAL)
@@ -119,10 +121,10 @@ def vocabulary(model: Model) -> Float[Tensor, "vocab d_model"]:
 
 @torch.no_grad()
 def written(model: Model, ids: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
-    """What the embedding writes into the stream for tokens by themselves."""
+    """What the embedding writes into the stream for tokens by themselves, under the model's edits of it."""
     anatomy = model.anatomy
     expect_token_embeddings(anatomy)
     x = anatomy.embed(ids.to(model.device)[None])
     for module in (anatomy.embed_project, anatomy.embed_norm):
         x = x if module is None else module(x)
-    return x[0] * anatomy.embed_scale
+    return under_edits(anatomy, Site("embed"), x[0] * anatomy.embed_scale)

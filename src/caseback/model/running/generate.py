@@ -214,9 +214,9 @@ def generate(
             hooks.after(hf, after)
         if shared is not None:
             hooks.after(hf, shared.widen)
-        if watch is not None:
-            watch(hooks)
         stack.enter_context(wired(session))
+        if watch is not None:  # behind the edits, which it is to see
+            watch(hooks)
         options = _users_aside({"do_sample": False, **options})
         stops = _Stops(options, tokenizer)
         with _refusals_of_transformers():

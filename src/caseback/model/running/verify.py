@@ -152,7 +152,7 @@ def unembed(anatomy: Anatomy, resid: Tensor, vocab: Tensor | None = None) -> Ten
 
 
 def under_edits(anatomy: Anatomy, site: Site, x: Tensor) -> Tensor:
-    """States behind the last layer with the standing edits that are made there."""
+    """States of tokens by themselves with the standing edits that are made at a site, such as behind the last layer."""
     edits = [(None, edit) for where, edit in anatomy.standing if where == site]
     for _, edit in edits:
         values = [getattr(edit, name, None) for name in ("value", "factor")]
@@ -160,8 +160,8 @@ def under_edits(anatomy: Anatomy, site: Site, x: Tensor) -> Tensor:
         differs = differs or any(isinstance(value, Tensor) and value.ndim > 1 for value in values)
         if differs or edit.pos is not None or edit.prompt is not None:
             raise EditError(
-                f"this model stands under {edit.describe()}, and a state that is read through its unembedding does not "
-                "say which position it is of: give an edit of all positions, the same at each"
+                f"this model stands under {edit.describe()}, and what is computed of a state by itself, such as its "
+                "logits, does not say which position it is of: give an edit of all positions, the same at each"
             )
     if not edits or not x.numel():
         return x

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from caseback.errors import ArgumentError, LoadError, SiteAbsent
 from caseback.model.algebra.folding import embedded
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.writes import Branch
 from caseback.model.anatomy.dense import wide_matrix
 from caseback.model.anatomy.feature_reads import FeatureDictionary
@@ -217,6 +218,8 @@ def head_of(model: Model, name: Any) -> Head:
     if "v_in" in anatomy.lacks or anatomy.head_site == "head_out":
         why = anatomy.lacks.get("v_in") or f"{anatomy.before_write} stands between z and what they write"
         raise SiteAbsent(f"heads of this model ({anatomy.model_type}) are no matrices: {why}")
+    through = {"attn_in", "attn_norm", "v_in", "v", "z", "head_out", "attn_out"}
+    expect_in_weights(anatomy, "what a head carries by its weights", through)
     values = at_least_float32(model.weights.W_V[layer].detach())
     own = wide_matrix(p.o, anatomy.device).unflatten(0, (p.dims.n_heads, p.d_z))[index]
     post = None if p.attn_post_norm is None else anatomy.norms[p.attn_post_norm]

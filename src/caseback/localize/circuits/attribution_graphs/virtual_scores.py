@@ -21,6 +21,7 @@ from caseback.localize.circuits.attribution_graphs.queries import head_of_scores
 from caseback.localize.circuits.attribution_graphs.stream_places import depth_of, features_of
 from caseback.localize.circuits.attribution_graphs.virtual_weights import site_written, strongest
 from caseback.model.algebra.scalings import score_scalings
+from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.anatomy.sites import Site
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
@@ -76,6 +77,8 @@ def virtual_scores(
         For a dictionary of another width, or of other layers.
     OutOfRange
         For ``top`` below 1, or an offset that the model has no positions for.
+    EditError
+        For a model under edits of what makes its scores, which are in no weight.
     CasebackError
         For families that norm queries or keys, whose scores no matrix gives.
     SiteAbsent
@@ -98,6 +101,7 @@ def virtual_scores(
     if top < 1:
         raise OutOfRange(f"top={top}: expected 1 or more features of each")
     layer, index = head_of_scores(model, head)
+    expect_in_weights(model.anatomy, "a virtual score", {"attn_in", "attn_norm", "q_in", "k_in", "q", "k", "scores"})
     depth = depth_of(model, Site("attn_in", layer))
     sides = []
     for name, one in (("query", query), ("key", key)):

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from caseback.model.algebra.under_edits import expect_sum_of_writes, write_factor
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.circuit import Node
@@ -43,6 +44,7 @@ class Cuts:
     def __init__(
         self, model: Model, graph: Graph, masks: SoftMasks, cut: Tensor, places: Int[Tensor, " token"] | None = None
     ):
+        expect_sum_of_writes(model.anatomy, graph.inputs)
         self.model, self.graph, self.cut = model, graph, cut
         # with gradients nothing may be written in place, so changes are then kept one by one instead of in one buffer
         self.learned = masks.requires_grad or cut.requires_grad
@@ -110,7 +112,7 @@ class Cuts:
 
     def _note_heads(self, x: Float[Tensor, "token head *unit"], layer: int, at: int) -> Tensor:
         if self.model.anatomy.head_site == "head_out":
-            self._note(x.transpose(0, 1), at)
+            self._note(x.transpose(0, 1) * write_factor(self.model.anatomy, layer), at)
             return x
         z = at_least_float32(x)
         branch = attention_branch(self.model.anatomy, layer, z)

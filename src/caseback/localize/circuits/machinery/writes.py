@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.model.algebra.under_edits import expect_sum_of_writes, write_factor
 from caseback.model.algebra.writes import attention_branch
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
@@ -21,8 +22,15 @@ from caseback.model.running.run import Run
 
 
 def sites_of_writes(model: Model, graph: Graph) -> list[Site]:
-    """What a run must read for its writes."""
+    """What a run must read for its writes.
+
+    Raises
+    ------
+    EditError
+        For a model under edits by which the stream is no sum of them.
+    """
     anatomy = model.anatomy
+    expect_sum_of_writes(anatomy, graph.inputs)
     inputs = [Site("resid_pre", 0)] if graph.inputs == ("embed",) else [Site(name) for name in graph.inputs]
     heads = anatomy.head_site
     blocks = [Site(name, layer) for layer in range(anatomy.n_layers) for name in (heads, "mlp_out")]
@@ -42,7 +50,7 @@ def of_part(x: Float[Tensor, "row pos *dims"], part: Part) -> Float[Tensor, "som
 def heads_of(model: Model, run: Run, layer: int, part: Part = ALL) -> Float[Tensor, "batch pos head d_model"]:
     """Each head's write in a layer."""
     if model.anatomy.head_site == "head_out":
-        return at_least_float32(of_part(run["head_out", layer], part).detach())
+        return at_least_float32(of_part(run["head_out", layer], part).detach()) * write_factor(model.anatomy, layer)
     z = at_least_float32(of_part(run["z", layer], part).detach())
     branch = attention_branch(model.anatomy, layer, z)
     return branch.push(torch.einsum("bphe,hed->bphd", z, branch.weight))
