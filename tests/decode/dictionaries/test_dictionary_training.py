@@ -305,3 +305,14 @@ def test_rows_that_a_pool_repeats_have_the_states_that_they_have_alone():
     assert len(pools.drawn(0)) > 2 * len(rows) and got.shape == wanted.shape
     order = [x[x[:, 0].argsort(stable=True)] for x in (got, wanted)]
     torch.testing.assert_close(*order, rtol=0, atol=1e-4)
+
+
+def test_no_score_of_the_training_stands_on_the_threshold():
+    """A corpus may have a state again, whose score is then the same but for rounding: on the threshold it would flip."""
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)).relu().repeat(4, 1)
+    (one,) = train_dictionaries(
+        None, {SITE: x}, _recipe(architecture="batch_topk", width=16), n_tokens=4000, step_tokens=100, pool_tokens=1000
+    )
+    own: Any = one.dictionary
+    off = (own.ranked(own.scores(x)).detach().double() - own.threshold).abs()
+    assert float(off.min()) > 1e-5 * float(own.threshold)

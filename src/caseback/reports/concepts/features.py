@@ -1,5 +1,8 @@
 """What a page of a dictionary's features shows, as plain data: all of them in a table, some as cards, and a prompt.
 
+States many times longer than the median are left out, as they are in training: a few sinks would have the largest
+activations of many features, and every card would show them.
+
 A row of the table has a feature's density, its largest activation, the words that it writes and its strongest token in
 a corpus. A card adds the distribution of its activations, its strongest examples, its neighbors, and how much what it
 reads is what it writes.
@@ -24,9 +27,11 @@ from caseback.decode.dictionaries import (
     neuron_factors,
 )
 from caseback.decode.dictionaries.features.digest import feature_name
+from caseback.decode.dictionaries.training.pools import SINK
 from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
 from caseback.decode.vocabulary.activating.tally import EIGHTHS
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
 from caseback.model.notes import Notes
@@ -151,7 +156,8 @@ def features_document(
 
     def codes(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return dictionary.encode(x)
+            norms = at_least_float32(x).norm(dim=1)
+            return dictionary.encode(x).masked_fill((norms > SINK * norms.median())[:, None], 0)
 
     activating = activating_inputs(
         model,
