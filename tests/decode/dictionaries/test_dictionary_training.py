@@ -316,3 +316,8 @@ def test_no_score_of_the_training_stands_on_the_threshold():
     own: Any = one.dictionary
     off = (own.ranked(own.scores(x)).detach().double() - own.threshold).abs()
     assert float(off.min()) > 1e-5 * float(own.threshold)
+
+
+def test_a_site_without_its_layer_is_refused_in_words():
+    with pytest.raises(ArgumentError, match=r"resid_post is in 4 layers: name one of them, such as resid_post\.3"):
+        train_dictionaries(cb.load("meadow"), TEXTS, _recipe(site="resid_post"), n_tokens=100, step_tokens=50)

@@ -26,6 +26,7 @@ from caseback.decode.dictionaries import (
     nearest_features,
     neuron_factors,
 )
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
 from caseback.decode.dictionaries.features.digest import feature_name
 from caseback.decode.dictionaries.training.pools import SINK
 from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
@@ -131,8 +132,8 @@ def features_document(
     Raises
     ------
     CasebackError
-        For a dictionary that does not say its site, an empty corpus, a feature that there is not, notes on another
-        model or dictionary, and factors without a prompt.
+        For a dictionary that does not say its site, or reads several, an empty corpus, a feature that there is not,
+        notes on another model or dictionary, and factors without a prompt.
 
     Examples
     --------
@@ -143,6 +144,7 @@ def features_document(
     >>> len(document["features"]), document["cards"][0]["feature"]
     (320, 3)
     """
+    expect_one_source(dictionary, "a page of features")
     if not dictionary.facts.site:
         raise CasebackError("the dictionary does not say which site it reads: give it Facts(site='resid_post.5')")
     if not isinstance(cards, int) and (beyond := [i for i in cards if not 0 <= i < dictionary.n_features]):

@@ -104,7 +104,8 @@ class ModelPools:
         self.progress = progress
         self.sites = [as_site(site) for site in dict.fromkeys(sites)]
         for site in self.sites:
-            model.anatomy.sites(site)
+            if len(several := list(model.anatomy.sites(site))) > 1:
+                raise ArgumentError(f"{site} is in {len(several)} layers: name one of them, such as {several[-1]}")
         held = list(rows)
         if not held:
             raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
