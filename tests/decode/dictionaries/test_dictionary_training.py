@@ -14,6 +14,7 @@ from caseback.decode.dictionaries import (
     load_dictionary,
     save_dictionary,
     train_dictionaries,
+    train_end_to_end,
 )
 from caseback.decode.dictionaries.training.pools import GivenPools, ModelPools, StoredPools
 from caseback.decode.dictionaries.training.trainer import Trainer
@@ -321,3 +322,19 @@ def test_no_score_of_the_training_stands_on_the_threshold():
 def test_a_site_without_its_layer_is_refused_in_words():
     with pytest.raises(ArgumentError, match=r"resid_post is in 4 layers: name one of them, such as resid_post\.3"):
         train_dictionaries(cb.load("meadow"), TEXTS, _recipe(site="resid_post"), n_tokens=100, step_tokens=50)
+
+
+def test_a_dictionary_says_what_it_was_trained_on(tmp_path):
+    model = cb.load("meadow")
+    (one,) = train_dictionaries(model, TEXTS, _recipe(seed=3), n_tokens=200, step_tokens=50, seed=7)
+    (tuned,) = train_end_to_end(
+        model, TEXTS, _recipe(seed=3), start=[one.dictionary], beside="error", n_tokens=60, step_tokens=30
+    )
+    save_dictionary(tuned.dictionary, tmp_path / "one.safetensors")
+    facts = load_dictionary(tmp_path / "one.safetensors").facts
+    trained = facts.provenance["trained"]
+    assert facts.tokens == "without what stands in front of rows and states beyond 10 median norms"
+    assert trained["tokens"] >= 200 and trained["steps"] >= 4 and trained["seed"] == [7, 3]
+    assert facts.provenance["trained end to end"]["tokens"] >= 60
+    (given,) = train_dictionaries(None, {SITE: torch.randn(100, 8)}, _recipe(width=16), n_tokens=100, step_tokens=50)
+    assert given.dictionary.facts.tokens == "" and given.dictionary.facts.provenance["trained"]["tokens"] >= 100

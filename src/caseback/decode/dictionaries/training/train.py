@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,17 @@ def train_dictionaries(
                 expect_finite(trainers, file)
                 write_trainers(file, trainers, number, points)
                 written = time.monotonic()
+    for trainer in trainers.values():
+        note_training(trainer, "trained", seed, None if isinstance(pools, GivenPools) else sink)
     return [Trained(name, t.dictionary.eval(), curve_of(points[name])) for name, t in trainers.items()]
+
+
+def note_training(trainer: Trainer, what: str, seed: int, sink: float | None) -> None:
+    """Have a dictionary's facts say which tokens it was trained on, how many, and in how many steps."""
+    own = trainer.dictionary
+    how = {"tokens": trainer.seen, "steps": trainer.moved, "lr": trainer.lr, "seed": [seed, trainer.recipe.seed]}
+    tokens = "" if sink is None else f"without what stands in front of rows and states beyond {sink:g} median norms"
+    own.facts = replace(own.facts, tokens=tokens, provenance={**own.facts.provenance, what: how})
 
 
 def _pools(
