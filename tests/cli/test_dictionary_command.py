@@ -6,6 +6,7 @@ import pytest
 
 from caseback import cli
 from caseback.decode.dictionaries import Facts, TopK, load, read_explanations, save, save_dictionary
+from caseback.decode.dictionaries.training.pools import ModelPools
 
 pytestmark = pytest.mark.usefixtures("plain")
 TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."]
@@ -195,3 +196,18 @@ def test_folders_whose_names_have_dots_or_are_alike_are_measured_each(capsys, co
     names = ["resid_post.1-a", str(folders[1]), str(folders[2])]
     assert [row["name"] for row in rows if row["kind"] == "trained"] == names
     assert "given twice" in refused(capsys, "eval", str(corpus), str(folders[0]), str(folders[0]))
+
+
+def test_an_interrupted_training_says_whether_there_is_something_to_go_on_from(capsys, corpus, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelPools, "pool", interrupted)
+    for name, left in (("new", ": nothing was done"), ("old", "and the same line goes on from there")):
+        folder = tmp_path / name
+        if name == "old":
+            folder.mkdir()
+            (folder / "training-end-to-end").touch()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["dictionary", "train", str(corpus), "--site", "resid_post:1", "--store", str(folder)])
+        assert ended.value.code == 130 and capsys.readouterr().err.endswith(f"{left}\n")
