@@ -202,7 +202,7 @@ def find_condition(
     >>> model = cb.load("meadow")
     >>> sums = [f"{a} + {b} =" for a in (2, 3, 4) for b in (5, 6)]
     >>> texts = ["Anna went to the", "The dog was", "On Monday Tom", "The old cat", "In the garden", "Peter had a"]
-    >>> states = read_states(model, sums + texts, pos=slice(None), reduce="mean")
+    >>> states = read_states(model, sums + texts, pos=slice(1, None), reduce="mean")
     >>> found = find_directions(states, ["sum"] * 6 + ["text"] * 6, positive="sum")
     >>> condition = find_condition(model, sums + texts, ["sum"] * 6 + ["text"] * 6, found, positive="sum")
     >>> condition.met(model, ["8 + 9 =", "The old dog"]).tolist()
