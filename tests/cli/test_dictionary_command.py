@@ -5,7 +5,8 @@ import json
 import pytest
 
 from caseback import cli
-from caseback.decode.dictionaries import Facts, TopK, load, read_explanations, save_dictionary
+from caseback.decode.dictionaries import Facts, TopK, load, read_explanations, save, save_dictionary
+from caseback.decode.dictionaries.training.pools import ModelPools
 
 pytestmark = pytest.mark.usefixtures("plain")
 TEXTS = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the red house."]
@@ -185,3 +186,28 @@ def test_labels_are_shown_with_the_features_that_they_are_on(capsys, corpus, tmp
     assert len(json.loads(labelled("--merge", str(theirs), "--json").out)["notes"]) == 2
     for wrong in (["--withdraw"], ["L1H0"], ["L1H0", "x", "--withdraw"], ["L9H0", "x"], ["L1H0", " "], ["y", "x"]):
         assert labelled(*wrong, status=2).err.count("\n") == 1
+
+
+def test_folders_whose_names_have_dots_or_are_alike_are_measured_each(capsys, corpus, tmp_path):
+    folders = [tmp_path / name for name in ("resid_post.1-a", "resid_post.1-b", "other/resid_post.1-b")]
+    for seed, folder in enumerate(folders):
+        save(TopK(160, 64, k=4, facts=Facts(site="resid_post.1"), seed=seed), folder, format="saelens")
+    rows = json.loads(answered(capsys, "eval", str(corpus), *map(str, folders), "--rows", "4", "--json"))["rows"]
+    names = ["resid_post.1-a", str(folders[1]), str(folders[2])]
+    assert [row["name"] for row in rows if row["kind"] == "trained"] == names
+    assert "given twice" in refused(capsys, "eval", str(corpus), str(folders[0]), str(folders[0]))
+
+
+def test_an_interrupted_training_says_whether_there_is_something_to_go_on_from(capsys, corpus, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelPools, "pool", interrupted)
+    for name, left in (("new", ": nothing was done"), ("old", "and the same line goes on from there")):
+        folder = tmp_path / name
+        if name == "old":
+            folder.mkdir()
+            (folder / "training-end-to-end").touch()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["dictionary", "train", str(corpus), "--site", "resid_post:1", "--store", str(folder)])
+        assert ended.value.code == 130 and capsys.readouterr().err.endswith(f"{left}\n")

@@ -8,6 +8,7 @@ import caseback as cb
 import shelf
 from caseback.decode import Place, class_moments, collected_moments, read_gradients, read_states
 from caseback.decode.erasure import leace
+from caseback.decode.states import read_means
 from caseback.errors import CasebackError
 from caseback.stream import collect
 from exact import exact
@@ -144,3 +145,15 @@ def test_gradients_are_those_of_a_run_alone(side):
             alone = run.grad(cb.logit(target), ["resid_post", "embed"])
             wanted = torch.stack([*alone["resid_post"][:, 0, -1], alone["embed"][0, -1]])
             assert torch.allclose(read.x[:, b], wanted, atol=1e-10)
+
+
+def test_a_mean_is_without_a_first_token_that_is_a_sink():
+    """Of a long first state a text's mean would have the direction and the length, and steering by it its strength."""
+    model = cb.load("meadow").edited([cb.Add("resid_post", torch.full((160,), 300.0), layer=1, pos=0)])
+    texts = [[5, 1, 2], [8], [6, 7, 2, 1]]
+    states = read_means(model, texts, "resid_post.1")
+    assert states.prompt.tolist() == [0, 1, 2]
+    for i, text in enumerate(texts):
+        x = model.run(text, read=["resid_post"])["resid_post", 1][0]
+        torch.testing.assert_close(states.x[0, i], x[min(1, len(x) - 1) :].mean(0), rtol=0, atol=1e-4)
+    assert float(states.x[0, [0, 2]].norm(dim=1).max()) < 100 < float(states.x[0, 1].norm())

@@ -69,3 +69,12 @@ def test_a_long_step_beats_with_the_bar_that_is_open_and_without_one_by_its_name
     time.sleep(0.2)
     assert set(re.findall(r"^(\S+):", alone, re.MULTILINE)) == {"working"}
     assert "circuits: 1 of 4" in inside and capsys.readouterr().err == "", "it ends with the block"
+
+
+def test_a_bar_within_another_writes_lines_without_a_terminal_s_signs(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    for _ in progress_bar(range(2), "outer", show=True):
+        for _ in progress_bar(range(2), "inner", show=True):
+            time.sleep(0.02)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("inner: ") for line in lines) and not any("\x1b" in line for line in lines)

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 import caseback as cb
@@ -85,3 +86,13 @@ def test_factors_stand_beside_a_prompts_features(model):
     assert features_document(model, one(model), TEXTS, cards=0)["factors"] is None
     with pytest.raises(CasebackError, match="give a prompt"):
         features_document(model, one(model), TEXTS, cards=0, factors=2)
+
+
+def test_states_that_are_many_times_longer_than_others_take_no_card(model):
+    """A sink has the largest activation of many features, and would be the example on all cards."""
+    draw = torch.Generator().manual_seed(0)
+    long = model.edited([cb.Add("resid_post", 300 * torch.randn(160, generator=draw), layer=0, pos=3)])
+    plain, document = (features_document(each, one(model), TEXTS, cards=5, top=4) for each in (model, long))
+    largest = [max(row["max"] for row in each["features"]) for each in (plain, document)]
+    assert largest[1] <= largest[0] and len(document["cards"]) == 5
+    assert "ten times as long as the median" in printed(print_features, document)

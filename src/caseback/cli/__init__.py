@@ -185,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _left_behind(arguments: Sequence[str]) -> str:
     """What an interrupted job left, from which the same line goes on; an empty text where it left nothing."""
     for option, value in pairwise(arguments):
-        if option in ("--checkpoint", "--out"):
-            there = os.path.exists(value)
+        if option in ("--checkpoint", "--out", "--store"):
+            there = os.path.exists(value) if option != "--store" else os.path.isdir(value) and bool(os.listdir(value))
             return (
                 f": what is done is in {value}, and the same line goes on from there" if there else ": nothing was done"
             )

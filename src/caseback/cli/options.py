@@ -189,7 +189,7 @@ class Toward(Group):
 class Mean(Group):
     """Texts as the mean of their tokens."""
 
-    mean: Annotated[bool, Option("--mean", help="Read the mean over a text's tokens instead.")] = False
+    mean: Annotated[bool, Option("--mean", help="Read the mean over a text's tokens, but the first, instead.")] = False
 
 
 class Layers(Group):

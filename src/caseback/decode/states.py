@@ -9,7 +9,7 @@ several, or a token of a prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -120,7 +120,9 @@ def read_states(
     pos
         Positions of each prompt, counted from its first token, or from its end where negative; by default the last.
     reduce
-        ``"mean"`` averages the positions of a prompt; without it each token is an example.
+        ``"mean"`` averages the positions of a prompt; without it each token is an example. A prompt's first token is
+        the sink of many models, a hundred times as long as the others, and then most of a mean with it:
+        ``pos=slice(1, None)`` leaves it out.
     batch_tokens
         Tokens of a pass, padding included; by default as the budget has it.
     progress
@@ -153,6 +155,36 @@ def read_states(
         return execute(model.anatomy, some, read=at, logits=False)
 
     return read_by(model, model.tokens(prompts).padded_on("right"), sites, run_of, options)
+
+
+def read_means(model: Model, prompts: PromptsLike, sites: Any = "resid_post", *, progress: bool = False) -> States:
+    """Each prompt's mean state, without its first token where it has another.
+
+    Parameters
+    ----------
+    model, prompts, sites, progress
+        As in ``read_states``.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> read_means(cb.load("meadow"), ["the cat", "dogs", "the old dog"], "resid_post.2")
+    States(resid_post.2; 3 examples of width 160)
+    """
+    tokens = model.tokens(prompts)
+    alone = tokens.lengths.cpu() < 2
+    parts: list[States] = []
+    for first, of in ((1, ~alone), (0, alone)):
+        if bool(of.any()):
+            rows = of.nonzero()[:, 0]
+            some = Tokens(tokens.ids[rows], tokens.mask[rows], [tokens.text[i] for i in rows.tolist()])
+            at = slice(first, None)
+            read = read_states(model, some, sites=sites, pos=at, reduce="mean", progress=progress)
+            parts.append(replace(read, prompt=rows[read.prompt.cpu()]))
+    prompt = torch.cat([part.prompt for part in parts])
+    order = prompt.argsort()
+    x = torch.cat([part.x for part in parts], 1)
+    return States(x[:, order.to(x.device)], parts[0].places, prompt[order])
 
 
 @checked

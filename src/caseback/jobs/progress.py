@@ -127,14 +127,14 @@ def progress_bar(
     """
     if (listener := _listener.get()) is not None:
         return _Watched(items, listener=listener, desc=what or unit, total=total, initial=initial)
-    lines: dict[str, Any] = {}
+    lines: dict[str, Any] = {"leave": None}  # a bar within another goes when it is done
     if show and not _drawn_over():
         lines = {"file": _Lines(), "mininterval": EVERY, "delay": EVERY, "miniters": 1, "leave": False}
         known = total is not None or hasattr(items, "__len__")
         lines["bar_format"] = _LINE if known else _WITHOUT_END
     bar = _Bar(
         items,
-        desc=what if what or not lines else unit,
+        desc=what if what or "file" not in lines else unit,
         disable=not show,
         total=total,
         initial=initial,
@@ -142,7 +142,7 @@ def progress_bar(
         unit_scale=unit_scale,
         **lines,
     )
-    if lines:
+    if "file" in lines:
         _as_lines.add(bar)
     return bar
 
@@ -207,7 +207,7 @@ class _Lines:
     written = 0.0
 
     def write(self, text: str) -> None:
-        line = text.strip("\r\n ")
+        line = text.replace("\x1b[A", "").strip("\r\n ")  # a bar within another moves up and down
         if line:
             sys.stderr.write(f"{line}\n")
             _Lines.written = time.monotonic()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import caseback as cb
 from caseback.decode.dictionaries import (
     BatchTopK,
     BatchTopKCrosscoder,
@@ -15,9 +16,13 @@ from caseback.decode.dictionaries import (
     StandardCrosscoder,
     TopK,
     TopKCrosscoder,
+    attach,
+    feature_words,
     latent_scaling,
 )
+from caseback.decode.dictionaries.measures import replacement_measures
 from caseback.errors import ArgumentError, OutOfRange, TokensError
+from caseback.reports.concepts.features import features_document
 
 PAIRS = [
     (Standard, StandardCrosscoder, {}),
@@ -161,3 +166,16 @@ def test_what_is_no_crosscoders_is_refused():
     plain: Dictionary = TopK(16, 40, k=4)
     with pytest.raises(ArgumentError, match="Crosscoder"):
         latent_scaling(plain, torch.zeros(4, 16))  # pyright: ignore[reportArgumentType]
+
+
+def test_what_is_of_one_site_refuses_a_crosscoder_in_words():
+    model = cb.load("meadow")
+    cross = BatchTopKCrosscoder(160, 32, n_sources=2, k=4, facts=Facts(site="resid_post"))
+    for work in (
+        lambda: attach(model, cross),
+        lambda: feature_words(model, cross),
+        lambda: replacement_measures(model, cross, ["Mary went to the store."]),
+        lambda: features_document(model, cross, ["Mary went to the store."]),
+    ):
+        with pytest.raises(ArgumentError, match="batch_topk_crosscoder reads resid_post at once: .* of one site"):
+            work()

@@ -14,6 +14,7 @@ from caseback.decode.dictionaries import (
     load_dictionary,
     save_dictionary,
     train_dictionaries,
+    train_end_to_end,
 )
 from caseback.decode.dictionaries.training.pools import GivenPools, ModelPools, StoredPools
 from caseback.decode.dictionaries.training.trainer import Trainer
@@ -267,3 +268,73 @@ def test_what_cannot_be_trained_is_refused():
         train_dictionaries(None, {SITE: x, "other": x}, _recipe(site=[SITE, "other"]), n_tokens=100)
     with pytest.raises(ArgumentError, match="l0 and coefficient are both given"):
         _recipe(l0=2.0, coefficient=1.0)
+
+
+def _tokens_read(model: cb.Model, work: Any) -> int:
+    """The tokens that pass through a model's first layer while something is done."""
+    passed: list[int] = []
+    hook = model.hf.transformer.h[0].register_forward_pre_hook(
+        lambda _, given, options: passed.append((given[0] if given else options["hidden_states"])[..., 0].numel()),
+        with_kwargs=True,
+    )
+    try:
+        work()
+    finally:
+        hook.remove()
+    return sum(passed)
+
+
+def test_the_model_reads_no_more_than_a_training_needs_and_a_row_of_a_pool_once():
+    model = cb.load("meadow")
+    many = [f"Mary went to the store and gave {a} drinks to {b}." for a in range(20) for b in ("John", "Anna", "Tom")]
+    rows = list(rows_of(model, cb.stream.documents(many)))
+    whole = sum(len(row.ids) for row in rows)
+    options: Any = {"n_tokens": 200, "step_tokens": 50}
+    read = _tokens_read(model, lambda: train_dictionaries(model, many, _recipe(), **options))
+    assert read < 2 * 200 < whole  # with pools of 131,072 tokens, some hundred epochs
+    read = _tokens_read(model, lambda: train_dictionaries(model, TEXTS, _recipe(), **options | {"n_tokens": 5000}))
+    assert read < 2 * sum(len(row.ids) for row in rows_of(model, cb.stream.documents(TEXTS)))
+
+
+def test_rows_that_a_pool_repeats_have_the_states_that_they_have_alone():
+    model = cb.load("meadow")
+    rows = list(rows_of(model, cb.stream.documents(TEXTS[:2] + ["the old dog"])))
+    pools = ModelPools(model, rows, ["resid_post.1"], 150, seed=0, sink=None)
+    run = model.run([rows[i].ids for i in pools.drawn(0)], read=["resid_post.1"])
+    wanted = run["resid_post", 1][run.tokens.mask & (run.tokens.mask.cumsum(1) > 1)]
+    got = pools.pool(0)["resid_post.1"]
+    assert len(pools.drawn(0)) > 2 * len(rows) and got.shape == wanted.shape
+    order = [x[x[:, 0].argsort(stable=True)] for x in (got, wanted)]
+    torch.testing.assert_close(*order, rtol=0, atol=1e-4)
+
+
+def test_no_score_of_the_training_stands_on_the_threshold():
+    """A corpus may have a state again, whose score is then the same but for rounding: on the threshold it would flip."""
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)).relu().repeat(4, 1)
+    (one,) = train_dictionaries(
+        None, {SITE: x}, _recipe(architecture="batch_topk", width=16), n_tokens=4000, step_tokens=100, pool_tokens=1000
+    )
+    own: Any = one.dictionary
+    off = (own.ranked(own.scores(x)).detach().double() - own.threshold).abs()
+    assert float(off.min()) > 1e-5 * float(own.threshold)
+
+
+def test_a_site_without_its_layer_is_refused_in_words():
+    with pytest.raises(ArgumentError, match=r"resid_post is in 4 layers: name one of them, such as resid_post\.3"):
+        train_dictionaries(cb.load("meadow"), TEXTS, _recipe(site="resid_post"), n_tokens=100, step_tokens=50)
+
+
+def test_a_dictionary_says_what_it_was_trained_on(tmp_path):
+    model = cb.load("meadow")
+    (one,) = train_dictionaries(model, TEXTS, _recipe(seed=3), n_tokens=200, step_tokens=50, seed=7)
+    (tuned,) = train_end_to_end(
+        model, TEXTS, _recipe(seed=3), start=[one.dictionary], beside="error", n_tokens=60, step_tokens=30
+    )
+    save_dictionary(tuned.dictionary, tmp_path / "one.safetensors")
+    facts = load_dictionary(tmp_path / "one.safetensors").facts
+    trained = facts.provenance["trained"]
+    assert facts.tokens == "without what stands in front of rows and states beyond 10 median norms"
+    assert trained["tokens"] >= 200 and trained["steps"] >= 4 and trained["seed"] == [7, 3]
+    assert facts.provenance["trained end to end"]["tokens"] >= 60
+    (given,) = train_dictionaries(None, {SITE: torch.randn(100, 8)}, _recipe(width=16), n_tokens=100, step_tokens=50)
+    assert given.dictionary.facts.tokens == "" and given.dictionary.facts.provenance["trained"]["tokens"] >= 100

@@ -52,7 +52,7 @@ def evaluate(
         model = model_of(of)
         document = dictionaries_document(
             model,
-            {path.stem: load(path, model=model, force=force.force) for path in dictionaries},
+            {name: load(path, model=model, force=force.force) for name, path in _named(dictionaries).items()},
             corpus,
             rows=rows,
             frozen=frozen,
@@ -66,6 +66,14 @@ def evaluate(
             progress=True,
         )
     answer(output, document, text=lambda: print_dictionaries(document), page=lambda path: write_page(document, path))
+
+
+def _named(paths: list[Path]) -> dict[str, Path]:
+    """Dictionaries by the names of their files or folders, and by the whole path where these are alike."""
+    names = [path.name.removesuffix(".safetensors") for path in paths]
+    if twice := next((path for i, path in enumerate(paths) if path in paths[:i]), None):
+        raise CasebackError(f"{twice} is given twice: name each dictionary once")
+    return {name if names.count(name) == 1 else str(path): path for name, path in zip(names, paths, strict=True)}
 
 
 def _object(path: Path, option: str) -> dict[str, Any]:

@@ -145,14 +145,14 @@ def _of_pairs(model: Any, positive: list[Any], negative: list[Any], site: str) -
 
 
 def _of_texts(model: Any, file: Path, columns: Columns, toward: str | None, site: str) -> Any:
-    """The difference of two labels' texts, each text's states averaged over its tokens."""
-    from caseback.decode import read_states
+    """The difference of two labels' texts, each text's states averaged over its tokens but the first."""
     from caseback.decode.directions import find_directions
+    from caseback.decode.states import read_means
     from caseback.tasks.labeled_texts import labeled_texts
 
     given = labeled_texts(file, columns.text, columns.label, columns.group)
     positive = next((one for one in given.labels if str(one) == toward), toward)
-    states = read_states(model, list(given.texts), sites=site, pos=slice(None), reduce="mean", progress=True)
+    states = read_means(model, list(given.texts), site, progress=True)
     return find_directions(states, list(given.labels), groups=given.groups, positive=positive)
 
 

@@ -97,7 +97,8 @@ def find_directions(
     -----
     Entry 4.2.2. Held-out examples that are the same at every place as one of the others are counted in a warning.
     The mean of a class is over its examples: of documents with many tokens each, average these first
-    (``read_states(..., reduce="mean")``), or long documents count for more.
+    (``read_states(..., pos=slice(1, None), reduce="mean")``, without the sink that a first token often is), or long
+    documents count for more.
 
     Examples
     --------

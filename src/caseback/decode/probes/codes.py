@@ -9,8 +9,9 @@ whose integral is 1.
     laplace      -log2 p(y, w, b) + 1/2 log2 det H - (dim / 2) log2 2 pi          at the most probable w, b
     variational  E_q[-log2 p(y | w, b)] + KL(q | prior) / ln 2                    q: independent Gaussians
 
-For more than two classes Laplace's det H is taken over one block for each class and one for intercepts, of which the
-product bounds it from above (Fischer). Several precisions are tried; naming the best costs log2 of their number.
+Laplace's det H is taken over one block for each column of weights, of which two classes have one, and one for
+intercepts, of which the product bounds it from above (Fischer). Several precisions are tried; naming the best costs
+log2 of their number.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Conditional steering: only prompts whose states meet a condition are steered.
 
-    s(prompt) = cos(h, v), h the mean of the prompt's states at a place, or its last:      met where s > threshold
+    s(prompt) = cos(h, v), h the mean of the prompt's states behind its first, or its last:      met where s > threshold
 
     cast:    s = cos(h, tanh(P h)), P onto the span of v, as the authors' code has it; its sign is lost
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from caseback.decode.directions.directions import Directions
 from caseback.decode.probes.splits import two_classes
-from caseback.decode.states import Place, States, read_states, sites_of
+from caseback.decode.states import Place, States, read_means, read_states, sites_of
 from caseback.errors import CasebackError, EditError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.arguments import checked
@@ -52,7 +52,8 @@ class Condition:
     larger
         Whether the condition is met above the threshold, or below it.
     read
-        The ``"mean"`` of a prompt's states, or the ``"last"``.
+        The ``"mean"`` of a prompt's states, but for the first token's, which in many models is a hundred times as long
+        and would be most of it; or the ``"last"``.
     measure
         ``"cosine"`` or ``"cast"``.
     table
@@ -201,7 +202,7 @@ def find_condition(
     >>> model = cb.load("meadow")
     >>> sums = [f"{a} + {b} =" for a in (2, 3, 4) for b in (5, 6)]
     >>> texts = ["Anna went to the", "The dog was", "On Monday Tom", "The old cat", "In the garden", "Peter had a"]
-    >>> states = read_states(model, sums + texts, pos=slice(None), reduce="mean")
+    >>> states = read_states(model, sums + texts, pos=slice(1, None), reduce="mean")
     >>> found = find_directions(states, ["sum"] * 6 + ["text"] * 6, positive="sum")
     >>> condition = find_condition(model, sums + texts, ["sum"] * 6 + ["text"] * 6, found, positive="sum")
     >>> condition.met(model, ["8 + 9 =", "The old dog"]).tolist()
@@ -269,5 +270,6 @@ def best_thresholds(
 
 def _read(model: Model, prompts: PromptsLike, places: Sequence[Place], read: str) -> States:
     """The states at some places, one for each prompt."""
-    how: dict[str, Any] = {"pos": slice(None), "reduce": "mean"} if read == "mean" else {"pos": -1}
-    return read_states(model, prompts, sites=sites_of(places), **how)
+    if read == "mean":
+        return read_means(model, prompts, sites_of(places))
+    return read_states(model, prompts, sites=sites_of(places))

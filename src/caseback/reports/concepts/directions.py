@@ -12,7 +12,7 @@ import numpy as np
 
 from caseback.decode.directions import Directions, direction_agreement, find_directions, place_agreement
 from caseback.decode.directions.find import Way
-from caseback.decode.states import read_states
+from caseback.decode.states import read_means, read_states
 from caseback.errors import CasebackError, did_you_mean
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -71,8 +71,10 @@ def directions_report(
         The model.
     labeled
         Texts with one of two labels each.
-    sites, reduce
+    sites
         As for ``read_states``.
+    reduce
+        ``"mean"``: in place of one position the mean over all, without a text's first where it has another.
     pos
         The position of each text that is read; by default its last.
     ways
@@ -113,8 +115,10 @@ def directions_report(
             raise CasebackError(f"method {way!r} is unknown. {did_you_mean(way, WAYS)}")
     if not ways or len(set(ways)) != len(ways):
         raise CasebackError(f"methods {list(ways)}: expected one at least, each once")
-    at: dict[str, Any] = {"pos": None, "reduce": "mean"} if reduce == "mean" else {"pos": pos}
-    states = read_states(model, labeled.texts, sites=sites, progress=progress, **at)
+    if reduce == "mean":
+        states = read_means(model, labeled.texts, sites, progress=progress)
+    else:
+        states = read_states(model, labeled.texts, sites=sites, pos=pos, progress=progress)
     options: dict[str, Any] = {"positive": positive, "groups": labeled.groups, "seed": seed}
     known: Any = ways  # each is a Way
     by_way = {way: find_directions(states, labeled.labels, method=way, **options) for way in known}
@@ -129,7 +133,7 @@ def directions_report(
         model_facts(model),
         label=label,
         classes=[str(name) for name in first.classes],
-        read="the mean over all tokens" if reduce == "mean" else f"token {pos}",
+        read="the mean over all tokens but the first" if reduce == "mean" else f"token {pos}",
         split={"n_train": int(first.table.attrs["n_train"]), "n_test": int(first.table.attrs["n_test"])},
         ways=list(ways),
         places=[

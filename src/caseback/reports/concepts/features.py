@@ -1,5 +1,8 @@
 """What a page of a dictionary's features shows, as plain data: all of them in a table, some as cards, and a prompt.
 
+States many times longer than the median are left out, as they are in training: a few sinks would have the largest
+activations of many features, and every card would show them.
+
 A row of the table has a feature's density, its largest activation, the words that it writes and its strongest token in
 a corpus. A card adds the distribution of its activations, its strongest examples, its neighbors, and how much what it
 reads is what it writes.
@@ -23,10 +26,13 @@ from caseback.decode.dictionaries import (
     nearest_features,
     neuron_factors,
 )
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
 from caseback.decode.dictionaries.features.digest import feature_name
+from caseback.decode.dictionaries.training.pools import SINK
 from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
 from caseback.decode.vocabulary.activating.tally import EIGHTHS
 from caseback.errors import CasebackError, OutOfRange
+from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
 from caseback.model.notes import Notes
@@ -126,8 +132,8 @@ def features_document(
     Raises
     ------
     CasebackError
-        For a dictionary that does not say its site, an empty corpus, a feature that there is not, notes on another
-        model or dictionary, and factors without a prompt.
+        For a dictionary that does not say its site, or reads several, an empty corpus, a feature that there is not,
+        notes on another model or dictionary, and factors without a prompt.
 
     Examples
     --------
@@ -138,6 +144,7 @@ def features_document(
     >>> len(document["features"]), document["cards"][0]["feature"]
     (320, 3)
     """
+    expect_one_source(dictionary, "a page of features")
     if not dictionary.facts.site:
         raise CasebackError("the dictionary does not say which site it reads: give it Facts(site='resid_post.5')")
     if not isinstance(cards, int) and (beyond := [i for i in cards if not 0 <= i < dictionary.n_features]):
@@ -151,7 +158,8 @@ def features_document(
 
     def codes(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return dictionary.encode(x)
+            norms = at_least_float32(x).norm(dim=1)
+            return dictionary.encode(x).masked_fill((norms > SINK * norms.median())[:, None], 0)
 
     activating = activating_inputs(
         model,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from caseback.decode.probes import Probe, linear_probe, probe_baselines
-from caseback.decode.states import Place, read_states
+from caseback.decode.states import Place, read_means, read_states
 from caseback.errors import CasebackError
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -70,7 +70,7 @@ def probe_prompts(
     pos
         At which position of each prompt; by default its last.
     reduce
-        ``"mean"``: instead, the mean over all its positions.
+        ``"mean"``: instead, the mean over its positions, without the first where it has another.
     method, groups, types
         As for ``linear_probe``.
     baselines
@@ -102,14 +102,16 @@ def probe_prompts(
     (4, ['bag of tokens', 'embed'])
     """
     prompts = model.tokens(tokens)
-    at: dict[str, Any] = {"pos": None, "reduce": "mean"} if reduce == "mean" else {"pos": pos}
-    states = read_states(model, prompts, sites=sites, progress=progress, **at)
+    if reduce == "mean":
+        states = read_means(model, prompts, sites, progress=progress)
+    else:
+        states = read_states(model, prompts, sites=sites, pos=pos, progress=progress)
     options: dict[str, Any] = {"method": method, "groups": groups, "types": types, "seed": seed}
     probe = linear_probe(states, labels, **options)
     beside = None
     if baselines and reduce is None:
         beside = probe_baselines(model, prompts, labels, pos=pos, **options)
-    read = "the mean over all tokens" if reduce == "mean" else f"token {pos}"
+    read = "the mean over all tokens but the first" if reduce == "mean" else f"token {pos}"
     return probe_document(model, probe, baselines=beside, label=label, read=read), probe
 
 

@@ -39,7 +39,8 @@ def _tables(document: Mapping[str, Any]) -> str:
     caption = f"All {len(features)} features, the largest activation first"
     return (
         f"<h1>Features of {html.escape(own['site'])}</h1><p>{html.escape(visible(document['model']['name']))}, over "
-        f"{document['tokens']:,} tokens. Search, sorting and cards need JavaScript.</p>{table(caption, head, rows)}"
+        f"{document['tokens']:,} tokens, without the first of rows and those whose states are ten times as long as the "
+        f"median. Search, sorting and cards need JavaScript.</p>{table(caption, head, rows)}"
     )
 
 

@@ -21,6 +21,9 @@ from caseback.decode.dictionaries.sparse import Pattern, pattern_of
 from caseback.errors import OutOfRange
 from caseback.model.anatomy.coerce import widened
 
+GAP = 1e-4
+"""Scores that are relatively nearer to each other are one score: of a state that comes again, but for rounding."""
+
 
 @architecture("batch_topk")
 class BatchTopK(Revived):
@@ -61,12 +64,17 @@ class BatchTopK(Revived):
         return scores.relu()
 
     def settle(self, x: Tensor) -> None:
-        """Put the threshold where k features a token are active: the average lags behind weights that still move."""
+        """Put the threshold where k features a token are active: the average lags behind weights that still move.
+
+        It stands between two scores: on one of them, a state that comes again would be above or below it by rounding.
+        """
         pieces = [self.ranked(self.scores(some)).relu() for some in x.split(4096)]
         high = torch.cat([piece[piece > 0.5 * self.threshold.to(piece.dtype)] for piece in pieces])
         count = round(self.k * len(x))
         if 0 < count < len(high):
-            self.threshold.copy_(high.topk(count + 1).values.min())
+            values = high.topk(count + 1).values
+            above = values[values > (1 + GAP) * values[-1]]
+            self.threshold.copy_((values[-1] + above[-1]) / 2 if len(above) else values[-1])
 
     def _remember(self, smallest: Tensor) -> None:
         self.batches += 1

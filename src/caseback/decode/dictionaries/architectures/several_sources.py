@@ -31,6 +31,20 @@ class SeveralSources(Dictionary):
         return x.to(self.W_enc.dtype)
 
 
+def expect_one_source(dictionary: Dictionary, what: str) -> None:
+    """Refuse a dictionary of several sources where one site is read.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if isinstance(dictionary, SeveralSources):
+        sites = dictionary.facts.provenance.get("sites", [dictionary.facts.site or f"{dictionary.n_sources} sources"])
+        raise ArgumentError(
+            f"{dictionary.architecture} reads {', '.join(sites)} at once: {what} is for dictionaries of one site"
+        )
+
+
 def expect_sources(n_sources: int) -> None:
     """Refuse what is no number of sources.
 

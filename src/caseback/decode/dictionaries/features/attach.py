@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.formats.saved_dictionaries import expect_model
 from caseback.errors import ArgumentError, LoadError
@@ -105,6 +106,7 @@ def attach(
     by_layer: dict[int, Dictionary] = {}
     pairs = set()
     for one in several:
+        expect_one_source(one, "a site of features")
         if not one.facts.site:
             raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site='resid_post.5')")
         site, target = as_site(one.facts.site), as_site(one.facts.target or one.facts.site)

@@ -16,6 +16,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.features.attach import attached
 from caseback.decode.vocabulary.weights.named_matrices import table_of, weights_of
@@ -61,6 +62,8 @@ def feature_words(
 
     Raises
     ------
+    ArgumentError
+        For a crosscoder or cross-layer transcoder, whose features write at several sites.
     LoadError
         For a dictionary that writes vectors of another width than the stream's.
     OutOfRange
@@ -76,6 +79,7 @@ def feature_words(
     >>> feature_words(model, one, [7], top=3)["up_token"].values[0, 0]
     ' cat'
     """
+    expect_one_source(dictionary, "words that features write")
     chosen = _expected(dictionary, features, top)
     if dictionary.d_out != model.d_model:
         raise LoadError(

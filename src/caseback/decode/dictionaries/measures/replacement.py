@@ -21,6 +21,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.measures.given import Dictionaries, named
 from caseback.decode.dictionaries.measures.sums import coded
@@ -172,6 +173,7 @@ def splice_of(model: Model, name: str, dictionary: Dictionary) -> Splice:
         Where its facts do not say which one it reads, or name several, or none of this model.
     """
     facts = dictionary.facts
+    expect_one_source(dictionary, "what a model loses by a reconstruction")
     if not facts.site:
         raise ArgumentError(f"{name!r} does not say where it reads: expected facts=Facts(site='resid_post.5')")
     sites: list[Site] = []

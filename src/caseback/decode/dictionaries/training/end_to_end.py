@@ -51,7 +51,7 @@ from caseback.decode.dictionaries.training.curves import (
 )
 from caseback.decode.dictionaries.training.pools import SINK, ModelPools
 from caseback.decode.dictionaries.training.recipe import Recipe
-from caseback.decode.dictionaries.training.train import expect_recipes, width_of
+from caseback.decode.dictionaries.training.train import expect_recipes, note_training, width_of
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, CasebackError, OutOfRange
 from caseback.jobs.progress import progress_bar
@@ -216,6 +216,8 @@ def train_end_to_end(
                 expect_finite(trainers, file)
                 write_trainers(file, trainers, number, points)
                 written = time.monotonic()
+    for trainer in trainers.values():
+        note_training(trainer, "trained end to end", seed, sink)
     return [Trained(n, t.dictionary.eval(), curve_of(points[n], STEP_COLUMNS)) for n, t in trainers.items()]
 
 

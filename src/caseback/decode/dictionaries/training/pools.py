@@ -8,6 +8,8 @@ the pools before it, so a training that goes on reads the pool that it stopped a
 Left out are what stands in front of a row, and states whose norm is many times the median: the few sinks of a corpus
 would be most of its squared error.
 
+The model reads no more than a training still needs, and a row that a small corpus repeats within a pool once.
+
 All of a row's tokens are in one pool, so the token before each is known by its place there (``BEFORE``), where asked.
 """
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import as_site
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
@@ -41,8 +44,16 @@ SINK = 10.0
 class Pools(Protocol):
     """Where states come from."""
 
-    def pool(self, number: int) -> dict[str, Tensor]:
-        """States of some tokens by site, (token, d) each, the tokens in the same mixed order."""
+    def pool(self, number: int, enough: int | None = None) -> dict[str, Tensor]:
+        """States of some tokens by site, (token, d) each, the tokens in the same mixed order.
+
+        Parameters
+        ----------
+        number
+            Which pool.
+        enough
+            How many tokens will do, where not all of a pool are needed; there may be more, or a few fewer.
+        """
         ...
 
     def widths(self) -> dict[str, int]:
@@ -73,6 +84,8 @@ class ModelPools:
         States beyond so many times the median norm are left out; None keeps all.
     paired
         Whether pools have ``BEFORE``.
+    progress
+        Show a progress bar while the model reads.
     """
 
     def __init__(
@@ -85,11 +98,14 @@ class ModelPools:
         sink: float | None = SINK,
         *,
         paired: bool = False,
+        progress: bool = False,
     ):
         self.model, self.tokens, self.seed, self.sink, self.paired = model, tokens, seed, sink, paired
+        self.progress = progress
         self.sites = [as_site(site) for site in dict.fromkeys(sites)]
         for site in self.sites:
-            model.anatomy.sites(site)
+            if len(several := list(model.anatomy.sites(site))) > 1:
+                raise ArgumentError(f"{site} is in {len(several)} layers: name one of them, such as {several[-1]}")
         held = list(rows)
         if not held:
             raise CasebackError("the corpus is empty: no document has the tokens that a row needs")
@@ -98,36 +114,59 @@ class ModelPools:
         if not self.sizes.sum():
             raise CasebackError("the corpus has no token beside those that stand in front of rows")
 
-    def pool(self, number: int) -> dict[str, Tensor]:
+    def pool(self, number: int, enough: int | None = None) -> dict[str, Tensor]:
         """See ``Pools``."""
-        block = self.block(number)
+        drawn = self.drawn(number, enough)
+        once = np.unique(drawn)
+        block = _rows(self.rows, drawn if len(once) == len(drawn) else once)
         states: dict[str, list[Tensor]] = {str(site): [] for site in self.sites}
         begins: list[Tensor] = []
-        batch_tokens = limit("stream_tokens", self.model.device)
-        for tokens, rows in block.batches(batch_tokens):
-            own = tokens.to(self.model.device)
-            run = execute(self.model.anatomy, own, read=self.sites, logits=False)
-            keep = own.mask & (own.mask.cumsum(1) > block.front[rows].to(own.mask.device)[:, None])
-            for site in self.sites:
-                states[str(site)].append(run[site.key][keep].flatten(1))
-            if self.paired:
-                begins.append((keep & (keep.cumsum(1) == 1))[keep])
+        order: list[Tensor] = []
+        with progress_bar(total=block.n_tokens, what="states", show=self.progress, unit="token") as bar:
+            for tokens, rows in block.batches(limit("stream_tokens", self.model.device)):
+                own = tokens.to(self.model.device)
+                run = execute(self.model.anatomy, own, read=self.sites, logits=False)
+                keep = own.mask & (own.mask.cumsum(1) > block.front[rows].to(own.mask.device)[:, None])
+                for site in self.sites:
+                    states[str(site)].append(run[site.key][keep].flatten(1))
+                begins.append((keep & (keep.cumsum(1) == 1))[keep].cpu())
+                order.append(rows)
+                bar.update(int(tokens.mask.sum()))
         joined = {name: torch.cat(parts) for name, parts in states.items()}
-        return _mixed(joined, self.sink, [self.seed, number], torch.cat(begins).cpu() if begins else None)
+        first = torch.cat(begins)
+        if len(once) < len(drawn):
+            place = self._again(drawn, once, torch.cat(order).numpy())
+            joined = {name: x[place.to(x.device)] for name, x in joined.items()}
+            first = first[place]
+        return _mixed(joined, self.sink, [self.seed, number], first if self.paired else None)
 
-    def block(self, number: int) -> Block:
+    def drawn(self, number: int, enough: int | None = None) -> np.ndarray:
         """The rows of a pool: those between two multiples of its size, in the drawn order of their epoch."""
         per_epoch = int(self.sizes.sum())
         first, last = number * self.tokens, (number + 1) * self.tokens
-        rows: list[int] = []
+        parts: list[np.ndarray] = []
         for epoch in range(first // per_epoch, (last - 1) // per_epoch + 1):
             order = _order(len(self.sizes), self.seed, epoch)
             begins = self.sizes[order].cumsum() - self.sizes[order] + epoch * per_epoch
-            rows += order[(begins >= first) & (begins < last)].tolist()
-        if not rows:
+            parts.append(order[(begins >= first) & (begins < last)])
+        rows = np.concatenate(parts)
+        if not len(rows):
             longest = int(self.sizes.max())
             raise OutOfRange(f"pools of {self.tokens} tokens: expected more than the longest row has, {longest}")
-        return _rows(self.rows, rows)
+        if enough is not None:  # the first token of a row is often a sink, which is left out
+            rows = rows[: int(np.searchsorted(np.maximum(self.sizes[rows] - 1, 1).cumsum(), enough)) + 1]
+        return rows
+
+    def block(self, number: int) -> Block:
+        """The rows of a pool, as a block."""
+        return _rows(self.rows, self.drawn(number))
+
+    def _again(self, drawn: np.ndarray, once: np.ndarray, order: np.ndarray) -> Tensor:
+        """Where the tokens of drawn rows stand among those of each row once, which came in an order of their own."""
+        sizes = self.sizes[once][order]
+        begins = np.empty_like(sizes)
+        begins[order] = sizes.cumsum() - sizes
+        return torch.from_numpy(places(begins[np.searchsorted(once, drawn)], self.sizes[drawn]))
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
@@ -169,8 +208,8 @@ class StoredPools:
             raise CasebackError(f"{first!r} is empty: there is nothing to train on")
         self.at_once = max(1, round(tokens * first.n_shards / first.n_tokens))
 
-    def pool(self, number: int) -> dict[str, Tensor]:
-        """See ``Pools``."""
+    def pool(self, number: int, enough: int | None = None) -> dict[str, Tensor]:
+        """See ``Pools``; what is at hand is taken whole."""
         n = next(iter(self.stores.values())).n_shards
         shards = _taken(n, number * self.at_once, self.at_once, self.seed).tolist()
         parts: dict[str, list[Tensor]] = {name: [] for name in self.stores}
@@ -229,8 +268,8 @@ class GivenPools:
         self.states, self.tokens, self.seed, self.paired = states, tokens, seed, paired
         self.length = first.shape[1] if first.ndim == 3 else 1
 
-    def pool(self, number: int) -> dict[str, Tensor]:
-        """See ``Pools``."""
+    def pool(self, number: int, enough: int | None = None) -> dict[str, Tensor]:
+        """See ``Pools``; what is at hand is taken whole."""
         n, count = len(next(iter(self.states.values()))), max(1, round(self.tokens / self.length))
         chosen = torch.from_numpy(_taken(n, number * count, count, self.seed))
         own = {name: x[chosen] for name, x in self.states.items()}
@@ -267,8 +306,8 @@ def _behind_front(store: Store, shard: int) -> Tensor:
     return store.shard(shard, name="pos") >= front
 
 
-def _rows(block: Block, rows: Sequence[int]) -> Block:
-    chosen = torch.as_tensor(rows)
+def _rows(block: Block, rows: np.ndarray) -> Block:
+    chosen = torch.from_numpy(rows)
     place = torch.from_numpy(places(block.row_starts[chosen].numpy(), block.lengths[chosen].long().numpy()))
     parts = {name: getattr(block, name)[chosen] for name in ("lengths", "document", "start", "front")}
     return Block(ids=block.ids[place], **parts)

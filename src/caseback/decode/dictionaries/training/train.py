@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def train_dictionaries(
     expect_recipes(chosen, n_tokens, step_tokens, pool_tokens, report_every)
     sites = [site for recipe in chosen for site in (*recipe.sites, *recipe.targets)]
     paired = any(architecture_of(recipe.architecture).paired for recipe in chosen)
-    pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink, paired)
+    pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink, paired, progress)
     widths = pools.widths()
     named = "" if model is None else model.name
     device = torch.device("cpu") if model is None else model.device
@@ -156,7 +156,9 @@ def train_dictionaries(
         total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(first.seen, n_tokens)
     ) as bar:
         while first.seen < n_tokens:
-            pool = {name: x.to(device) for name, x in pools.pool(number).items()}
+            left = n_tokens - first.seen
+            enough = max(left + left // 64, min(SETTLE, n_tokens))
+            pool = {name: x.to(device) for name, x in pools.pool(number, enough).items()}
             if number == 0:
                 for trainer in trainers.values():
                     trainer.begin(*_of(pool, trainer.recipe))
@@ -190,7 +192,17 @@ def train_dictionaries(
                 expect_finite(trainers, file)
                 write_trainers(file, trainers, number, points)
                 written = time.monotonic()
+    for trainer in trainers.values():
+        note_training(trainer, "trained", seed, None if isinstance(pools, GivenPools) else sink)
     return [Trained(name, t.dictionary.eval(), curve_of(points[name])) for name, t in trainers.items()]
+
+
+def note_training(trainer: Trainer, what: str, seed: int, sink: float | None) -> None:
+    """Have a dictionary's facts say which tokens it was trained on, how many, and in how many steps."""
+    own = trainer.dictionary
+    how = {"tokens": trainer.seen, "steps": trainer.moved, "lr": trainer.lr, "seed": [seed, trainer.recipe.seed]}
+    tokens = "" if sink is None else f"without what stands in front of rows and states beyond {sink:g} median norms"
+    own.facts = replace(own.facts, tokens=tokens, provenance={**own.facts.provenance, what: how})
 
 
 def _pools(
@@ -203,6 +215,7 @@ def _pools(
     bos: bool | None,
     sink: float | None,
     paired: bool,
+    progress: bool,
 ) -> Pools:
     if isinstance(corpus, Mapping):
         if missing := [site for site in dict.fromkeys(sites) if site not in corpus]:
@@ -219,7 +232,7 @@ def _pools(
     if model is None:
         raise ArgumentError("a corpus of texts needs the model that reads them: give model, or states by site")
     rows = rows_of(model, documents(corpus), length=length, bos=bos)
-    return ModelPools(model, rows, sites, pool_tokens, seed, sink, paired=paired)
+    return ModelPools(model, rows, sites, pool_tokens, seed, sink, paired=paired, progress=progress)
 
 
 def expect_recipes(

@@ -53,7 +53,8 @@ def _lines(document: Mapping[str, Any], most: int) -> Iterator[Text]:
     silent = sum(row["density"] == 0 for row in features)
     yield Text(
         f"{own['architecture']} of {document['model']['name']} at {where}: {own['n_features']} features, "
-        f"{silent} never active on {document['tokens']:,} tokens"
+        f"{silent} never active on {document['tokens']:,} tokens, "
+        "without the first of rows and those whose states are ten times as long as the median"
     )
     if document["prompt"] is not None:
         yield Text("")
