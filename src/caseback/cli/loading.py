@@ -61,14 +61,14 @@ def quiet() -> Iterator[None]:
             of_transformers.enable_progress_bar()
 
 
-def dictionaries_of(paths: list[Path] | None, model: Any) -> list[Any]:
-    """The dictionaries of files, folders and sets of them."""
+def dictionaries_of(paths: list[Path] | None, model: Any, *, force: bool) -> list[Any]:
+    """The dictionaries of files, folders and sets of them; with ``force`` also those of a model of another name."""
     from caseback.decode.dictionaries import load, load_set
 
     every: list[Any] = []
     for path in paths or []:
         try:
-            every += load_set(path, model=model).values()
+            every += load_set(path, model=model, force=force).values()
         except LoadError:  # one dictionary, or none: then its own reader says what it lacks
-            every.append(load(path, model=model))
+            every.append(load(path, model=model, force=force))
     return every
