@@ -184,3 +184,15 @@ def test_help_comes_without_torch(arguments, fresh_python):
     done = fresh_python(program)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_lines_of_a_pipe_end_where_their_words_do(two, capsys):
+    status, out, _ = answer(capsys, "techniques")
+    assert status == 0 and "one backward" in out
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
+
+
+def test_what_is_too_much_for_examples_says_how_to_see_them(capsys):
+    status, out, _ = answer(capsys, "techniques", "patching")
+    assert status == 0 and "of 3 or fewer there are examples: add words." in " ".join(out.split())
+    assert ">>> " not in out and ">>> " in answer(capsys, "techniques", "atp_star")[1]
