@@ -49,13 +49,14 @@ def label(
     if force.force and dictionary is None:
         raise BadParameter("it reads --dictionary of a model of another name: give one", param_hint="--force")
     with quiet():
-        from caseback.decode.dictionaries import dictionary_digest, load
         from caseback.model.notes import Notes
         from caseback.views.text.listings.notes import print_notes
 
         notes = Notes.load(file) if os.path.exists(file) or unit is None else Notes()
         before = notes
         if unit is not None or merge is not None or export is not None:
+            from caseback.decode.dictionaries import dictionary_digest, load
+
             model = model_of(of)
             features = None if dictionary is None else load(dictionary, model=model, force=force.force)
             digest = "" if features is None else dictionary_digest(features)
