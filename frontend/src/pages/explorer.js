@@ -1,7 +1,7 @@
 // The explorer: a prompt, what comes next, and questions about it. Everything shown is an answer of the server.
 
 import { h, put } from "../kit/dom.js";
-import { pageDocument } from "../kit/document.js";
+import { documentFor } from "../kit/document.js";
 import { masthead } from "../kit/masthead.js";
 import { size } from "../kit/numbers.js";
 import { mountTooltip } from "../kit/tooltip.js";
@@ -15,7 +15,7 @@ import { controlsOf, framed, viewsOf } from "../explorer/views.js";
 
 const PAUSE = 180; // milliseconds after a keystroke
 
-pageDocument().then(explore);
+documentFor(document.getElementById("page")).then((start) => start && explore(start));
 
 function explore({ model, questions, shelf }) {
   const link = readState();
