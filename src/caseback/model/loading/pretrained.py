@@ -116,7 +116,11 @@ def _expect_room(source: Source, opener: Any, config: Any, dtype: Any, device: A
     """Refuse what does not fit into memory, unless it goes where accelerate finds room, or is packed as it is read."""
     packed = options.get("quantization_config") or getattr(config, "quantization_config", None)
     if options.get("device_map") is None and not packed and source.gguf_file is None:
-        stored = stored_numbers(source.folder) if source.is_folder else numbers_of_config(opener, config)
+        stored = (
+            stored_numbers(source.folder)
+            if source.is_folder
+            else numbers_of_config(opener, config, trust_remote_code=source.trust_remote_code)
+        )
         expect_room(source.place, stored, dtype, device)
 
 

@@ -85,11 +85,11 @@ def _files_of(folder: Path) -> list[str]:
     return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() else []
 
 
-def numbers_of_config(opener: Any, config: Any) -> dict[str, int]:
+def numbers_of_config(opener: Any, config: Any, *, trust_remote_code: bool = False) -> dict[str, int]:
     """How many numbers a model of a config has, built without weights; nothing where that cannot be."""
     try:
         with torch.device("meta"):
-            parameters = opener.from_config(config).parameters()
+            parameters = opener.from_config(config, trust_remote_code=trust_remote_code).parameters()
     except Exception:  # some classes build tensors whose values they look at
         return {}
     kind = {8: "F64", 4: "F32"}.get(_size_of(getattr(config, "dtype", None)) or 4, "BF16")
