@@ -1,10 +1,13 @@
 """The pictures of pages in README and docs, taken again from the bundled model: `make pictures`.
 
 Each page is what a command writes, in a window of 1280 pixels, light, in headless Chromium; of its colors the 128 that
-fit it best are kept, which makes a picture a third as large and hardly different.
+fit it best are kept, which makes a picture a third as large and hardly different. `docs/pages.md` has the top of every
+page, at half its width, as the test of all pages looks at them.
 """
 
 import json
+import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,7 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
-FOLDER = Path(__file__).parent / "pictures"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "pictures"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -71,6 +75,52 @@ def explorer() -> None:
         server.wait()
 
 
+HEAD = """# Every page
+
+What commands write with `--html`: one file each, which loads nothing, follows light and dark, fits 360 to 1600 pixels
+and can be saved as data, tables and pictures. Below the table is the top of each.
+
+Of the bundled model, with a `PROMPT` of 15 tokens and few examples (capital words stand for it, its counterfactual, and
+files): the size of the file, and the processor time of its command on one thread, without the imports. `make pictures`
+takes them again; `tests/views/test_every_page.py` opens all of them in a browser, light, dark and narrow, and reads
+what assistive technology hears.
+
+| page | command | kB | s |
+|---|---|---|---|
+"""
+
+
+def gallery(shots: Path) -> None:
+    """The page of all pages, with their pictures, from what the test of all pages leaves in a folder."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "views")]
+    from test_every_page import CLEAN, CORRUPT, PAGES  # pyright: ignore[reportMissingImports]
+
+    (FOLDER / "pages").mkdir(exist_ok=True)
+    rows, pictures, short = [], [], {CLEAN: "PROMPT", CORRUPT: "COUNTERFACTUAL"}
+    about = json.loads((shots / "pages.json").read_text(encoding="utf-8"))
+    for name, words in PAGES.items():
+        whole = Image.open(shots / f"{name.replace(' ', '-')}-1280-light.png").convert("RGB")
+        stem = name.replace(" ", "-").replace("'", "")
+        top = whole.crop((0, 0, whole.width, min(900, whole.height)))
+        top = top.resize((640, 640 * top.height // top.width))
+        top.quantize(64, dither=Image.Dither.NONE).save(FOLDER / "pages" / f"{stem}.png", optimize=True)
+        command = shlex.join(short.get(word, word) for word in words)
+        size, seconds = about[name]["bytes"] / 1000, about[name]["seconds"]
+        rows.append(f"| [{name}](#{stem}) | `caseback {command}` | {size:.0f} | {seconds:.1f} |\n")
+        picture = f"![The page of {name}](pictures/pages/{stem}.png){{ loading=lazy }}"
+        pictures.append(f'<figure id="{stem}" markdown>\n{picture}\n<figcaption>{name}</figcaption>\n</figure>\n')
+    grid = "\n".join(["", '<div class="gallery" markdown>', "", *pictures, "</div>", ""])
+    (ROOT / "docs" / "pages.md").write_text(HEAD + "".join(rows) + grid, encoding="utf-8")
+
+
+def taken(folder: Path) -> Path:
+    """The folder, once the test of all pages has put its pictures there."""
+    test = [sys.executable, "-m", "pytest", "-q", "tests/views/test_every_page.py", "-k", "sideways"]
+    settings = {**os.environ, "CASEBACK_SCREENSHOTS": str(folder), "OMP_NUM_THREADS": "1"}
+    subprocess.run(test, check=True, cwd=ROOT, env=settings)
+    return folder
+
+
 def main() -> None:
     if CHROMIUM is None:
         sys.exit("pictures are taken by chromium or chrome, and none is on the path")
@@ -78,6 +128,7 @@ def main() -> None:
     explorer()
     with tempfile.TemporaryDirectory() as folder:
         pages(Path(folder))
+        gallery(taken(Path(folder) / "shots"))
 
 
 if __name__ == "__main__":

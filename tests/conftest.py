@@ -4,6 +4,7 @@ import os
 
 # Before torch and transformers are imported, here or in a doctest of src: nothing may reach for a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["CASEBACK_CACHE"] = ""  # lists are made anew
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import random

@@ -154,7 +154,7 @@ def test_an_answer_is_explained_token_by_token(capsys, tmp_path):
         (prompt, "--checkpoint", str(kept)): "several stories",
         ("--task", "ioi", "--generate", "2"): "--generate is of a single prompt",
         ("--task", "ioi", "--ablation", "mean"): "--ablation is of a single prompt",
-        (prompt, "--chat"): "has no chat template",
+        (prompt, "--chat"): "leave out --chat",
         ("5,1", "--ids", "--chat"): "a message is text",
     }
     for given, why in refused.items():

@@ -45,6 +45,21 @@ def test_a_lens_is_fitted_written_and_read_again(capsys, small, tmp_path):
     assert (status, err) == (0, "") and "␣a" in out
 
 
+def test_the_training_of_a_tuned_lens_is_as_it_is_asked_for(capsys, small, tmp_path):
+    from caseback.decode.vocabulary import load_lens
+
+    corpus, file = tmp_path / "corpus.txt", tmp_path / "lens.safetensors"
+    corpus.write_text("Once upon a time there was a dog.\nOnce upon a time there was a cat.\n", encoding="utf-8")
+    training = ("--fit", str(corpus), "--steps", "2", "--tokens-per-step", "16")
+    asked = ("lens", PROMPT, "-m", small, "--kind")
+    status, _, _ = answer(capsys, *asked, "tuned", *training, "--save", str(file))
+    given = load_lens(file).provenance
+    assert (status, given["steps"], given["tokens_per_step"]) == (0, 2, 16)
+    for wrong in ([*asked, "translator", *training], [*asked, "logit", "--tokens-per-step", "16"]):
+        status, out, err = answer(capsys, *wrong)
+        assert (status, out) == (2, "") and "is for fitting a tuned lens" in err
+
+
 def test_a_patchscope_says_what_a_state_stands_for(capsys, small, tmp_path):
     page = tmp_path / "scope.html"
     status, out, err = answer(

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -184,3 +188,51 @@ def test_help_comes_without_torch(arguments, fresh_python):
     done = fresh_python(program)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_lines_of_a_pipe_end_where_their_words_do(two, capsys):
+    status, out, _ = answer(capsys, "techniques")
+    assert status == 0 and "one backward" in out
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
+
+
+def test_what_is_too_much_for_examples_says_how_to_see_them(capsys):
+    status, out, _ = answer(capsys, "techniques", "patching")
+    assert status == 0 and "of 3 or fewer there are examples: add words." in " ".join(out.split())
+    assert ">>> " not in out and ">>> " in answer(capsys, "techniques", "atp_star")[1]
+
+
+def test_lists_are_kept_until_the_code_changes_and_without_torch(tmp_path, monkeypatch):
+    from caseback.cli.listing import remembered as module
+
+    monkeypatch.setenv("CASEBACK_CACHE", str(tmp_path / "kept"))
+    made = []
+    for rows in ([1], [2], [3]):
+        made.append(module.remembered("a", lambda rows=rows: rows))
+        if len(made) == 2:
+            monkeypatch.setattr(module, "_code", lambda: [["other.py", 1, 2]])
+    assert made == [[1], [1], [3]]
+    (tmp_path / "kept" / "a.json").write_text("{", encoding="utf-8")
+    assert module.remembered("a", lambda: [4]) == [4] == module.remembered("a", lambda: [5])
+    monkeypatch.setenv("CASEBACK_CACHE", str(tmp_path / "kept" / "a.json"))  # no folder
+    assert module.remembered("a", lambda: [6]) == [6]
+
+
+SLOW = pytest.mark.slow  # at first all of the package is imported
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["techniques", "patching"], marks=SLOW),
+        pytest.param(["tasks"], marks=SLOW),
+        ["--help"],
+        ["jobs", "--help"],
+    ],
+)
+def test_a_command_that_needs_no_model_does_not_wait_for_torch(tmp_path, command):
+    kept = os.environ | {"CASEBACK_CACHE": str(tmp_path), "PYTHONPATH": str(Path(caseback.__file__).parents[1])}
+    run = [sys.executable, "-c", f"import sys; sys.argv = ['caseback', *{command}]\nfrom caseback.cli import main\n"]
+    run[-1] += "try:\n    main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
+    first, second = (subprocess.run(run, env=kept, capture_output=True, text=True) for _ in range(2))
+    assert first.stdout == second.stdout != "" and second.stderr.split() == ["False"]

@@ -10,11 +10,12 @@ import torch
 
 import caseback as cb
 from caseback import cli
+from caseback.jobs.warned import heard
 from caseback.localize.components import logit_attribution
 from caseback.localize.components.ablation import ablate
 from caseback.localize.components.patching import patch
 from caseback.localize.inputs import input_methods, removal_curves
-from caseback.model.running.targets import SpaceForgotten
+from caseback.model.running.targets import GUESS, SpaceForgotten, target_and_foil
 from caseback.reports.attributions import compare_attributions
 from caseback.reports.explain import explain
 
@@ -138,3 +139,16 @@ def test_a_command_says_it_once_on_standard_error(capsys, monkeypatch):
         cli.main(["ablate", PROMPT, "--target", "Mary", "--foil", " John", "--components", "mlps"])
     err = capsys.readouterr().err
     assert ended.value.code == 0 and err.count("target 'Mary' has no leading space") == 1
+
+
+def test_a_first_choice_that_is_a_guess_is_warned_of_and_one_that_is_given_or_known_is_not(meadow):
+    foreign = meadow.run("The Eiffel Tower is in").logits[0, -1].detach()
+    assert float(foreign.double().softmax(-1).max()) < GUESS
+    with heard() as lines:
+        target, _ = target_and_foil(meadow, foreign)
+    assert len(lines) == 1 and "meadow hardly knows how this text goes on" in lines[0]
+    assert repr(meadow.token_text(target)) in lines[0] and "%" in lines[0]
+    with heard() as lines:
+        target_and_foil(meadow, foreign, " Paris")
+        target_and_foil(meadow, meadow.run(PROMPT).logits[0, -1].detach())
+    assert lines == []

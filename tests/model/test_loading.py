@@ -268,3 +268,39 @@ def test_no_loading_of_ours_reads_pickles_or_runs_code_unasked():
                 assert not auto or "trust_remote_code" in keywords, ast.unparse(node)
                 assert not weights or "use_safetensors" in keywords, ast.unparse(node)
     assert len(calls) >= 5
+
+
+def test_a_model_that_is_larger_than_the_memory_is_refused_before_it_is_read_with_what_would_fit(tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from caseback.model.loading import room
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=512, tie_word_embeddings=False, **sizes)
+    small = AutoModelForCausalLM.from_config(config)
+    small.save_pretrained(tmp_path)
+    needed = 4 * sum(one.numel() for one in small.parameters())
+    small.save_pretrained(tmp_path / "parts", max_shard_size="50KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "parts" / "consolidated.safetensors")
+    stored = room.stored_numbers(tmp_path)
+    assert (
+        stored
+        == room.stored_numbers(tmp_path / "parts")
+        == room.numbers_of_config(AutoModelForCausalLM, config)
+        == {"F32": needed // 4}
+    )
+    refused = {
+        needed - 1: "dtype='bfloat16' .*--dtype bfloat16.* needs .* and fits",
+        needed // 2 - 1: "billion parameters in bfloat16 would fit, and device_map='auto'",
+    }
+    for free, words in refused.items():
+        monkeypatch.setattr(room, "free_bytes", lambda where, free=free: free)
+        with pytest.raises(LoadError, match=f"of memory, and .* are free on cpu: .*{words}"):
+            cb.load(tmp_path)
+    monkeypatch.setattr(room, "free_bytes", lambda where: needed // 2)
+    assert cb.load(tmp_path, dtype="bfloat16").n_layers == 2
+    with pytest.raises(LoadError, match="in bfloat16 would fit|and fits"):
+        cb.load(tmp_path, dtype=torch.float64)
+    monkeypatch.setattr(room, "free_bytes", lambda where: None)
+    assert cb.load(tmp_path).n_layers == 2

@@ -184,7 +184,7 @@ def test_a_graph_is_of_the_transcoders_that_are_named(model):
     shelf = Shelf({"transcoder": one})
     form = {"prompt": PROMPT, "target": " Mary", "foil": " John", "max_nodes": 20}
     with TestClient(explorer(model, shelf=shelf), base_url="http://127.0.0.1") as client:
-        assert client.get("/api/model").json()["dictionaries"]["transcoder"]["transcoder"] is True
+        assert client.get("/api/model").json()["dictionaries"]["facts"]["transcoder"]["transcoder"] is True
         document = asked(client, "graph", dictionaries=["transcoder"], **form)
         of_neurons = asked(client, "graph", **form)
     kinds = [set(one["nodes"]["kind"]) for one in (document, of_neurons)]
@@ -244,12 +244,34 @@ def test_what_there_is_is_told_and_gone_when_the_server_is(model, shelf):
     mine = Shelf({"mine": shelf.dictionaries["words"]}, shelf.directions)
     with TestClient(explorer(model, shelf=mine), base_url="http://127.0.0.1") as client:
         facts = client.get("/api/model").json()
-        assert facts["dictionaries"] == {"mine": {"site": "resid_post.2", "features": 320, "transcoder": False}}
-        assert facts["directions"]["she"]["places"] == ["resid_post.1", "resid_post.2"]
+        mine_is = {"site": "resid_post.2", "features": 320, "transcoder": False}
+        assert facts["dictionaries"] == {"names": ["mine"], "count": 1, "facts": {"mine": mine_is}}
+        assert facts["directions"]["facts"]["she"]["places"] == ["resid_post.1", "resid_post.2"]
         assert facts["remote"]["sites"]["mine"] == [2]
         assert "ioi" in client.get("/").text
     with pytest.raises(CasebackError):
         model.run(PROMPT, read="mine")
+
+
+def test_of_many_dictionaries_some_are_listed_and_all_are_found(model):
+    some = {f"layer_{i:03d}": TopK(model.d_model, 8, k=2, seed=i, facts=Facts(site="resid_post.1")) for i in range(120)}
+    with TestClient(explorer(model, shelf=Shelf(some)), base_url="http://127.0.0.1") as client:
+        listed = client.get("/api/model").json()["dictionaries"]
+        assert listed["count"] == 120 and list(listed["facts"]) == listed["names"] == list(some)[:50]
+        found = client.get("/api/shelf/dictionaries?contains=LAYER_11").json()
+        assert found["names"] == [f"layer_{i}" for i in range(110, 120)]
+        assert found["facts"]["layer_119"] == {"site": "resid_post.1", "features": 8, "transcoder": False}
+        last = asked(client, "features", prompt=PROMPT, dictionary="layer_119")["dictionary"]
+        assert (last["name"], last["features"]) == ("layer_119", 8)
+
+
+@pytest.mark.parametrize("name", ["effects", "story", "inputs", "graph"])
+def test_what_was_warned_of_is_in_the_answer_and_told_to_all_who_ask(client, name):
+    for _ in range(2):
+        warned = asked(client, name, prompt=PROMPT, target="Mary")["warnings"]
+        assert sum("target 'Mary' has no leading space" in line for line in warned) == 1
+    other = asked(client, name, prompt=PROMPT, target=" Mary").get("warnings", [])
+    assert not any("leading space" in line for line in other)
 
 
 def test_two_things_of_one_name_are_refused():

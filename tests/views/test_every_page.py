@@ -1,11 +1,13 @@
 """Every page that a command writes: its question, widths, colors, what assistive technology hears, files and size.
 
-With ``CASEBACK_SCREENSHOTS`` naming a folder, each page's picture in light, dark and narrow is put there.
+With ``CASEBACK_SCREENSHOTS`` naming a folder, each page's picture in light, dark and narrow is put there, with what it
+is, how large, and how much processor time its command took.
 """
 
 import inspect
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -141,15 +143,22 @@ def pages(tmp_path_factory):
         places[name] = str(folder / name)
         save_atlas(atlas(one, kinds=["induction", "previous token"], proofs=False), places[name])
 
+    seconds = {}
+
     def path(name):
         page = folder / f"{name.replace(' ', '-')}.html"
         if not page.exists():
+            began = time.process_time()
             with pytest.raises(SystemExit) as ended:
                 cli.main([*(places.get(x, x) for x in PAGES[name]), "--html", str(page)])
             assert ended.value.code == 0
+            seconds[name] = time.process_time() - began
         return page
 
-    return path
+    yield path
+    if pictures := os.environ.get("CASEBACK_SCREENSHOTS"):
+        rows = {one: {"seconds": took, "bytes": path(one).stat().st_size} for one, took in seconds.items()}
+        Path(pictures, "pages.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def test_every_command_that_writes_a_page_is_here():

@@ -319,6 +319,15 @@ def test_many_dictionaries_are_found_by_typing(tab):
         assert "no dictionary" in until(tab, "document.querySelector('.asked .warn')?.innerText")
 
 
+def test_what_was_warned_of_stands_beside_the_answer_as_text(tab, address):
+    opened(tab, address, prompt=PROMPT, target="Mary", view="effects")
+    line = until(tab, "document.querySelector('.asked .warnings li')?.innerText")
+    assert line.startswith("target 'Mary' has no leading space")
+    opened(tab, address, prompt=PROMPT, target=" Mary", view="effects")
+    until(tab, "!!document.querySelector('.asked .grid')")
+    assert not tab.evaluate("document.querySelectorAll('.warnings').length")
+
+
 def test_lines_of_json_are_a_table_and_a_mistake_is_said_by_its_line(tab, address):
     opened(tab, address, view="table")
     until(tab, "!!document.querySelector('.table-form')")

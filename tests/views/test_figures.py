@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,7 +19,7 @@ from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.inputs import gradient_x_input
 from caseback.reports.figures.attention_maps import attention_of_layer, score_by_dimension
 from caseback.reports.figures.circuit_parts import circuit_parts
-from caseback.reports.figures.projection import principal_plane
+from caseback.reports.figures.projection import principal_plane, umap_plane
 from caseback.views.figure.figure import Figure
 from figures_read import numbers_of
 from hostile import HOSTILE
@@ -174,6 +175,51 @@ def test_a_planted_plane_keeps_more_than_its_shuffled_states_and_noise_does_not(
     assert shares < sum(attrs["variance_kept_by_control"]) < shares * (1 + (20 / 200) ** 0.5) ** 2
     attrs = principal_plane(draw.normal(size=(200, 20))).attrs
     assert sum(attrs["variance_kept"]) == pytest.approx(sum(attrs["variance_kept_by_control"]), abs=0.04)
+
+
+class InPlace:
+    """Stands in for ``umap.UMAP``: the first two numbers of each state."""
+
+    def __init__(self, **options):
+        assert options == {"n_neighbors": 5, "random_state": 0, "n_jobs": 1}
+
+    def fit_transform(self, x):
+        return x[:, :2].astype(np.float32)
+
+
+def test_umap_is_drawn_beside_shuffled_states_with_the_neighbors_that_each_keeps(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=InPlace))
+    draw = np.random.default_rng(0)
+    flat = np.hstack([draw.normal(size=(60, 2)), 1e-6 * draw.normal(size=(60, 6))])
+    figure = cb.views.projection(flat, method="umap", neighbors=5)
+    assert figure.data.attrs["neighbors_kept"] == figure.data.attrs["neighbors_kept_by_control"] == 1
+    assert "100% of each one's 5 nearest are so here" in figure.svg.replace("&#x27;", "'")
+    noise = draw.normal(size=(60, 8))
+    plane = umap_plane(noise, neighbors=5)
+    distances = [((rows[:, None] - rows[None]) ** 2).sum(-1) for rows in (noise, noise[:, :2])]
+    for one in distances:
+        np.fill_diagonal(one, np.inf)
+    nearest = [one.argsort(1)[:, :5] for one in distances]
+    shares = [len(set(a) & set(b)) / 5 for a, b in zip(*nearest, strict=True)]
+    assert plane.attrs["neighbors_kept"] == pytest.approx(np.mean(shares))
+    np.testing.assert_allclose(plane.coordinate, noise[:, :2], rtol=1e-6)
+
+
+def test_without_umap_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(CasebackError, match=r"pip install 'caseback\[umap\]'"):
+        cb.views.projection(np.random.default_rng(0).normal(size=(20, 4)), method="umap")
+    with pytest.raises(OutOfRange, match="fewer than there are states"):
+        cb.views.projection(np.eye(4), method="umap")
+
+
+def test_umap_itself_keeps_more_of_a_planted_plane_than_of_its_shuffled_states():
+    pytest.importorskip("umap", reason="needs umap-learn")
+    draw = np.random.default_rng(0)
+    states = draw.normal(size=(150, 2)) @ draw.normal(size=(2, 20)) + 0.05 * draw.normal(size=(150, 20))
+    plane = umap_plane(states, neighbors=10)
+    assert plane.identical(umap_plane(states, neighbors=10))
+    assert plane.attrs["neighbors_kept"] > 1.5 * plane.attrs["neighbors_kept_by_control"] > 1.5 * 10 / 149
 
 
 @pytest.mark.parametrize("bad", [np.zeros((5, 4)), np.full((5, 4), np.nan), np.zeros((2, 4)), "abc", [[1, 2], [3]]])

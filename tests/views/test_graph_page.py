@@ -43,6 +43,27 @@ def test_the_page_carries_the_document_and_loads_nothing():
     assert "</script><b>" not in text and not [tag for tag, attrs in page.tags if {"src", "href"} & set(attrs)]
 
 
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("loss", ["the element", "its end", "its zip"])
+def test_a_page_that_lost_its_data_says_so(tmp_path, loss):
+    whole = page_html(planted_graph())
+    start = whole.index('<script type="application/')
+    begin, end = whole.index(">", start) + 1, whole.index("</script>", start)
+    text = {
+        "the element": whole[:start] + whole[end + len("</script>") :],
+        "its end": whole[: (begin + end) // 2] + whole[end:],
+        "its zip": whole[:begin] + "H4sI" + whole[end:],
+    }[loss]
+    page = tmp_path / "page.html"
+    page.write_text(text, encoding="utf-8")
+    with browser() as tab:
+        tab.look(width=360)
+        tab.open(page.as_uri())
+        assert "has lost its data" in tab.evaluate("document.querySelector('main [role=alert]').innerText")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_readers_without_javascript_have_tables():
     document = planted_graph()
     text = page_html(document)

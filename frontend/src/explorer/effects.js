@@ -21,7 +21,7 @@ export function effectsView(doc, { onPick }) {
     rows: layers,
     cols: heads + 1,
     left: 72,
-    bottom: 38,
+    bottom: 22, // no numbers below the names
     label: "Effects: a row is a layer, the last one on top; a column is a head, the last column the MLP. Enter takes a part away.",
     size: (room) => ({ cellWidth: Math.max(26, Math.min(64, room / (heads + 1))), cellHeight: layers <= 14 ? 27 : 18 }),
     cell: (r, c) => (effectAt(r, c) === null ? null : { ...diverging(effectAt(r, c) / most), text: "" }),

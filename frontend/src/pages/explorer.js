@@ -1,10 +1,11 @@
 // The explorer: a prompt, what comes next, and questions about it. Everything shown is an answer of the server.
 
 import { h, put } from "../kit/dom.js";
-import { pageDocument } from "../kit/document.js";
+import { documentFor } from "../kit/document.js";
 import { masthead } from "../kit/masthead.js";
 import { size } from "../kit/numbers.js";
 import { mountTooltip } from "../kit/tooltip.js";
+import { warningList } from "../kit/warnings.js";
 import { ask, drawn as drawnOnPage } from "../explorer/ask.js";
 import { begun, changesView, without } from "../explorer/changes.js";
 import { predictionView } from "../explorer/prediction.js";
@@ -14,7 +15,7 @@ import { controlsOf, framed, viewsOf } from "../explorer/views.js";
 
 const PAUSE = 180; // milliseconds after a keystroke
 
-pageDocument().then(explore);
+documentFor(document.getElementById("page")).then((start) => start && explore(start));
 
 function explore({ model, questions, shelf }) {
   const link = readState();
@@ -42,6 +43,7 @@ function explore({ model, questions, shelf }) {
     field("corrupt", "Counterfactual", "the same text with another answer; found by itself for the story", true),
   ];
   const problem = h("p", { class: "warn", role: "alert" });
+  const warnings = h("div", {});
   const linked = h("p", { class: "warn", role: "alert" }, link.problems.join(" "));
   const next = predictionView({ onTarget: (text) => edited({ target: text }), onFoil: (text) => edited({ foil: text }) });
   const changes = changesView({
@@ -79,6 +81,7 @@ function explore({ model, questions, shelf }) {
     try {
       const { document } = await ask("prediction", { prompt: state.prompt, changes: state.changes }, { signal: mine.signal });
       put(problem);
+      put(warnings, warningList(document));
       next.draw(document, state);
     } catch (error) {
       if (error.name !== "AbortError") put(problem, error.message);
@@ -112,7 +115,8 @@ function explore({ model, questions, shelf }) {
       const { document, job } = await ask(name, form, { signal: mine.signal, onProgress });
       const doc = view.onPage ? await drawnOnPage(job) : document;
       if (mine !== slow) return;
-      put(answer, view.draw ? view.draw(doc, job) : framed(job, questions[name]));
+      // a page in a frame has its own
+      put(answer, view.draw ? [warningList(document), view.draw(doc, job)] : framed(job, questions[name]));
       drawn = JSON.stringify(form);
     } catch (error) {
       if (mine !== slow) return;
@@ -145,6 +149,7 @@ function explore({ model, questions, shelf }) {
       h("h1", { class: "unseen" }, `Explore ${model.name}`),
       h("section", { class: "split wide-left asking" }, h("div", {}, fields.map(({ element }) => element)), changes.element),
       problem,
+      warnings,
       linked,
       next.element,
       h("nav", { class: "questions", "aria-label": "Questions" }, buttons),

@@ -6,6 +6,7 @@ import { fact, masthead } from "../kit/masthead.js";
 import { count, number, percent, setting, signed } from "../kit/numbers.js";
 import { page } from "../kit/page.js";
 import { part } from "../kit/part.js";
+import { warningList } from "../kit/warnings.js";
 import { read, written } from "../graph/address.js";
 import { graphCanvas } from "../graph/canvas.js";
 import { cards } from "../graph/card.js";
@@ -24,7 +25,7 @@ const METHODS = {
 function sections(given) {
   const doc = { ...given, edges: { ...given.edges, heads: edgeHeads(given.edges.heads) } };
   const graph = graphOf(doc);
-  const see = (text) => doc.visible[text] ?? text;
+  const see = (text) => doc.visible[text] ?? text.replaceAll(" ", "␣");
   const tokens = doc.tokens.map(({ text }) => ({ text, visible: see(text) }));
   const begun = {
     node: doc.thresholds.node,
@@ -128,7 +129,7 @@ function sections(given) {
       h("h1", {}, "What leads to ", doc.targets.length ? targets(doc, see) : "this prediction", "?"),
       h("p", { class: "lede" }, tokens.map((token) => tokenChip(token, "bare"))),
       h("p", { class: "lede" }, named, h("span", { class: "entry" }, entry), ` · ${count(graph.size)} nodes and ${count(doc.edges.source.length)} edges`),
-      doc.warnings.length ? h("div", { role: "note" }, h("ul", { class: "graph-warnings" }, doc.warnings.map((text) => h("li", {}, text)))) : null,
+      warningList(doc),
       doc.scores.length ? h("dl", { class: "facts three graph-scores" }, doc.scores.map(({ name, value, words }) => fact(number(value), name, words))) : null,
     ),
     part(

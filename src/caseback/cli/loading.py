@@ -31,7 +31,8 @@ def quiet() -> Iterator[None]:
     """Keep transformers, the hub's client and Python warnings off the screen; put their settings back afterwards.
 
     What matters of a warning is in an explanation's checks; the rest would stand between a user and the answer. That
-    a target's leading space was forgotten is said on standard error, since all that follows is of another token.
+    a target's leading space was forgotten is said on standard error, since all that follows is of another token, and
+    that the model's own answer is a guess.
     What takes long shows that it goes on.
     """
     from huggingface_hub.utils import logging as of_hub
@@ -47,7 +48,7 @@ def quiet() -> Iterator[None]:
         of_transformers.disable_progress_bar()
         with warnings.catch_warnings(record=True) as noted, heartbeat("working"):
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", message=".* has no leading space")
+            warnings.filterwarnings("always", message=".* has no leading space|.* hardly knows how")
             warnings.filterwarnings("always", message="left out: ")  # what another package adds and cannot be loaded
             try:
                 yield
@@ -61,14 +62,14 @@ def quiet() -> Iterator[None]:
             of_transformers.enable_progress_bar()
 
 
-def dictionaries_of(paths: list[Path] | None, model: Any) -> list[Any]:
-    """The dictionaries of files, folders and sets of them."""
+def dictionaries_of(paths: list[Path] | None, model: Any, *, force: bool) -> list[Any]:
+    """The dictionaries of files, folders and sets of them; with ``force`` also those of a model of another name."""
     from caseback.decode.dictionaries import load, load_set
 
     every: list[Any] = []
     for path in paths or []:
         try:
-            every += load_set(path, model=model).values()
+            every += load_set(path, model=model, force=force).values()
         except LoadError:  # one dictionary, or none: then its own reader says what it lacks
-            every.append(load(path, model=model))
+            every.append(load(path, model=model, force=force))
     return every

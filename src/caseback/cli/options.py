@@ -398,15 +398,6 @@ class OnKnownSources(Group):
     )
 
 
-class Dictionaries(Group):
-    """Dictionaries whose features are nodes."""
-
-    dictionaries: Annotated[
-        list[Path] | None,
-        Option(help="A dictionary, one for each layer and site, or a set of them; give it again for each."),
-    ] = None
-
-
 class DirectionsFile(Group):
     """Directions that were found before."""
 
@@ -422,18 +413,6 @@ class DirectionsFiles(Group):
         list[Path] | None,
         Option(help="Directions that can be added, as save_directions wrote them; give it again for each."),
     ] = None
-
-
-class Grain(Dictionaries):
-    """What the nodes of a circuit are."""
-
-    nodes: Annotated[
-        str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
-    ] = "heads"
-    strongest: Annotated[int, Option(min=1, help="How many nodes, with --nodes features or neurons.")] = 60
-    spans: Annotated[
-        bool, Option("--spans", help="Edges between heads and MLPs at the spans that the task names, each by itself.")
-    ] = False
 
 
 class Judging(Group):

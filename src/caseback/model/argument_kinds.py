@@ -301,8 +301,6 @@ def _several(origin: Any, kind: Any, check: Check | None, name: str, value: Any)
 
 
 def _many(origin: Any, kind: Any, check: Check | None, named: bool, value: Any) -> Any:
-    from caseback.model.anatomy.coerce import are_several
-
     if (
         named
         and origin is not Iterable
@@ -314,9 +312,11 @@ def _many(origin: Any, kind: Any, check: Check | None, named: bool, value: Any) 
     if isinstance(value, str) and not named and check is not None:
         _each(kind, check, tuple(value))
         return value  # within something else a text is its characters, as Python has it
-    if not are_several(value):
-        raise Refused("several in a list")
     if not isinstance(value, list | tuple):
+        from caseback.model.anatomy.coerce import are_several  # here alone, since torch comes with it
+
+        if not are_several(value):
+            raise Refused("several in a list")
         if check is None and (origin is Iterable or not isinstance(value, Iterator)):
             return value
         try:

@@ -225,6 +225,17 @@ def techniques(within: str | None = None) -> list[Technique]:
     return sorted(listed, key=_in_order)
 
 
+def expect_role(role: str) -> None:
+    """Refuse a role that there is not.
+
+    Raises
+    ------
+    RegistryError
+    """
+    if role not in ROLES:
+        raise RegistryError(f"there is no role {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
+
+
 def with_role(role: str, within: str | None = None) -> list[Technique]:
     """List the techniques that play a role, in the order of `techniques`.
 
@@ -245,8 +256,7 @@ def with_role(role: str, within: str | None = None) -> list[Technique]:
     >>> [t.name for t in with_role("input attribution", "caseback.localize.inputs")][:1]
     ['localize.inputs.gradient_norm']
     """
-    if role not in ROLES:
-        raise RegistryError(f"there is no role {role!r}. {did_you_mean(role, ROLES, most=len(ROLES))}")
+    expect_role(role)
     techniques(within)
     import_modules("techniques")
     return sorted((t for t in _registered.values() if t.role == role), key=_in_order)

@@ -36,6 +36,7 @@ from caseback.reports.tables.techniques import technique_row, technique_rows
 from caseback.server.asked import Effects, Graph, Inputs, Prediction, Story
 from caseback.server.questions import QUESTIONS
 from caseback.server.shelf import Shelf
+from caseback.version import __version__
 from caseback.views.page.kinds import PAGES, page_html
 
 METRICS = ("logit_diff", "logit", "prob", "log_prob", "prob_diff")
@@ -68,7 +69,7 @@ def agent_server(model: Model, folder: str | Path, *, seconds: float = 120.0, ro
         How many of the largest values of a result are given back.
     """
     desk = _Desk(model, make_folder(folder, "results"), seconds, rows)
-    server = MCPServer("caseback", instructions=INSTRUCTIONS)
+    server = MCPServer("caseback", version=__version__, instructions=INSTRUCTIONS)
     of_registry = (desk.about_model, desk.find_techniques, desk.describe_technique, desk.run_technique)
     for tool in (*of_registry, desk.predict, desk.effects, desk.explain, desk.attribute, desk.graph):
         server.add_tool(_in_words(tool))

@@ -2,7 +2,7 @@
 
     GET    /                     the page
     GET    /api/model            the model's facts, and what can be asked with which form
-    GET    /api/shelf/KIND       names of dictionaries or directions that contain ?contains=, some at a time
+    GET    /api/shelf/KIND       dictionaries or directions whose names contain ?contains=, some at a time
     POST   /api/ask/NAME         a quick question's document; or 202 and a job
     POST   /api/CALL             what a remote model asks: a message in, a message out; or 202 and a job
     GET    /api/jobs/ID          state and progress; the document once it is there
@@ -107,13 +107,13 @@ def explorer(
     async def facts() -> dict[str, Any]:
         forms = {name: question.form.model_json_schema() for name, question in QUESTIONS.items()}
         about = {"model": model_facts(model), "questions": _titles(), "forms": forms}
-        return {**about, **shelf.facts(), "remote": remote_facts(model)}
+        return {**about, **{kind: shelf.facts(kind) for kind in KINDS}, "remote": remote_facts(model)}
 
     @app.get("/api/shelf/{kind}")
     async def shelf_names(kind: str, contains: str = "") -> Response:
         if kind not in KINDS:
             return _error(404, f"nothing is called {kind!r} here. {did_you_mean(kind, KINDS)}")
-        return JSONResponse(shelf.names(kind, contains))
+        return JSONResponse(shelf.facts(kind, contains))
 
     @app.post("/api/ask/{name}")
     async def ask(name: str, request: Request) -> Response:

@@ -10,6 +10,7 @@ from typing import Any
 
 from caseback.errors import CasebackError, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.warned import heard
 from caseback.model.running.model import Model
 from caseback.reports.attributions import compare_attributions
 from caseback.reports.explain import explain
@@ -52,8 +53,12 @@ class Question:
         return "quick" if self.quick else "jobs"
 
     def written(self, model: Model, form: Any, shelf: Shelf) -> bytes:
-        """The answer as bytes of JSON."""
-        return json.dumps(self.answer(model, form, shelf), allow_nan=False).encode()
+        """The answer as bytes of JSON; what was warned of meanwhile is in its ``warnings``."""
+        with heard() as warned:
+            document = self.answer(model, form, shelf)
+        if warned:
+            document = {**document, "warnings": [*document.get("warnings", []), *warned]}
+        return json.dumps(document, allow_nan=False).encode()
 
 
 def _prediction(model: Model, form: asked.Prediction, shelf: Shelf) -> dict[str, Any]:

@@ -104,18 +104,26 @@ class Shelf:
         transcoders = sum(one.facts.is_transcoder for one in self.dictionaries.values())
         return {kind: self.names(kind) for kind in KINDS} | {"transcoders": transcoders}
 
-    def facts(self) -> dict[str, Any]:
-        """What there is, as plain data."""
-        return {
-            "dictionaries": {
-                name: {"site": one.facts.site, "features": one.n_features, "transcoder": one.facts.is_transcoder}
-                for name, one in self.dictionaries.items()
-            },
-            "directions": {
-                name: {"places": one.names, "best": _best(one), "toward": str(one.classes[1])}
-                for name, one in self.directions.items()
-            },
-        }
+    def facts(self, kind: str, contains: str = "") -> dict[str, Any]:
+        """Names as ``names`` gives them, and under ``facts`` what is known of each, as plain data.
+
+        Parameters
+        ----------
+        kind, contains
+            As for ``names``.
+        """
+        listed = self.names(kind, contains)
+        about = self._of_dictionary if kind == "dictionaries" else self._of_direction
+        return {**listed, "facts": {name: about(name) for name in listed["names"]}}
+
+    def _of_dictionary(self, name: str) -> dict[str, Any]:
+        one = self.dictionaries[name]
+        return {"site": one.facts.site, "features": one.n_features, "transcoder": one.facts.is_transcoder}
+
+    def _of_direction(self, name: str) -> dict[str, Any]:
+        one = self.directions[name]
+        places = {"places": one.names[: limit("server_names")], "place_count": len(one.names)}
+        return {**places, "best": _best(one), "toward": str(one.classes[1])}
 
 
 def _best(directions: Directions) -> str:

@@ -17,6 +17,37 @@ class Force(Group):
     force: Annotated[bool, Option("--force", help="Read dictionaries of a model of another name.")] = False
 
 
+class Dictionaries(Force):
+    """Dictionaries whose features are nodes."""
+
+    dictionaries: Annotated[
+        list[Path] | None,
+        Option(help="A dictionary, one for each layer and site, or a set of them; give it again for each."),
+    ] = None
+
+    def expect_forced(self) -> None:
+        """Refuse ``--force`` without anything that it reads.
+
+        Raises
+        ------
+        CasebackError
+        """
+        if self.force and not self.dictionaries:
+            raise CasebackError("--force reads --dictionaries of a model of another name: give some, or leave it out")
+
+
+class Grain(Dictionaries):
+    """What the nodes of a circuit are."""
+
+    nodes: Annotated[
+        str, Option(help="What nodes are: heads (and MLPs), neurons (and heads), or features of --dictionaries.")
+    ] = "heads"
+    strongest: Annotated[int, Option(min=1, help="How many nodes, with --nodes features or neurons.")] = 60
+    spans: Annotated[
+        bool, Option("--spans", help="Edges between heads and MLPs at the spans that the task names, each by itself.")
+    ] = False
+
+
 class SomeFeatures(Group):
     """Features by number."""
 

@@ -5,9 +5,10 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
+from caseback.cli.dictionaries.shared_options import Dictionaries
 from caseback.cli.inputs import prompt_of
 from caseback.cli.loading import dictionaries_of, model_of, quiet
-from caseback.cli.options import Dictionaries, Ids, OfModel, OnePos, Output, Top
+from caseback.cli.options import Ids, OfModel, OnePos, Output, Top
 from caseback.cli.with_options import with_options
 
 
@@ -26,6 +27,7 @@ def drivers(
     output: Output = Output(),
 ) -> None:
     """What drives a unit at one place: the writers of what it reads, or pairs of them behind a head's look."""
+    of_features.expect_forced()
     text = prompt_of(prompt, ids.ids)
     with quiet():
         from caseback.reports.quick.drivers import unit_drivers
@@ -33,6 +35,6 @@ def drivers(
         from caseback.views.text.inputs.drivers import print_drivers
 
         model = model_of(of)
-        listed = dictionaries_of(of_features.dictionaries, model) or ()
+        listed = dictionaries_of(of_features.dictionaries, model, force=of_features.force) or ()
         document = unit_drivers(model, model.tokens([text]), unit, listed, pos=pos.pos, key=key, top=top.top)
     answer(output, document, text=lambda: print_drivers(document), page=lambda path: write_page(document, path))

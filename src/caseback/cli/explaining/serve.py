@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from caseback.cli.dictionaries.shared_options import Dictionaries
 from caseback.cli.loading import DEFAULT_MODEL, dictionaries_of, model_of, quiet
-from caseback.cli.options import Dictionaries, DirectionsFiles, ModelFiles, OfModel
+from caseback.cli.options import DirectionsFiles, ModelFiles, OfModel
 from caseback.cli.with_options import with_options
 
 
@@ -28,24 +29,25 @@ def serve(
     ] = None,
 ) -> None:
     """Explore a model in the browser: type, see what comes next, ask why, turn parts up or down."""
+    dictionaries.expect_forced()
     with quiet():
         from caseback.server.serving import serve as serving
 
         loaded = model_of(OfModel(model=model, **vars(files)))
-        shelf = _shelf(loaded, dictionaries.dictionaries or [], vectors.directions or [])
+        shelf = _shelf(loaded, dictionaries, vectors.directions or [])
     serving(
         loaded, host=host, port=port, token=token, shelf=shelf, ready=lambda at: typer.echo(f"{at}  (Ctrl-C ends it)")
     )
 
 
-def _shelf(model: Any, dictionaries: list[Path], directions: list[Path]) -> Any:
+def _shelf(model: Any, dictionaries: Dictionaries, directions: list[Path]) -> Any:
     """What clients may name, from files."""
     from caseback.decode.directions import load_directions
     from caseback.server.shelf import Shelf, names_of
 
     files, loaded = [], []
-    for path in dictionaries:
-        held = dictionaries_of([path], model)
+    for path in dictionaries.dictionaries or []:
+        held = dictionaries_of([path], model, force=dictionaries.force)
         loaded += held
         files += [path.stem] if len(held) == 1 else [f"{path.stem}_{one.facts.site.replace('.', '_')}" for one in held]
     vectors = [load_directions(path, model=model) for path in directions]

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
+from caseback.cli.dictionaries.shared_options import Dictionaries
 from caseback.cli.inputs import prompt_of
 from caseback.cli.loading import dictionaries_of, model_of, quiet
 from caseback.cli.options import (
     Contrast,
-    Dictionaries,
     Ids,
     Method,
     OfModel,
@@ -81,6 +81,7 @@ def graph(
         save.save or of_features.dictionaries or contrast.target or contrast.foil or supernodes
     ):
         raise CasebackError("--save, --dictionaries, --target, --foil and --supernodes are for --method attribution")
+    of_features.expect_forced()
     if by.method == "attribution" and pos.pos != -1 and feature is None:
         raise CasebackError(f"--pos {pos.pos}: a graph by attribution explains the last position; shorten the prompt")
     assert cut.threshold is not None
@@ -101,10 +102,10 @@ def graph(
                 model, tokens, threshold=cut.threshold, least=least, pos=pos.pos, progress=True
             )
         elif feature is not None:
-            listed = dictionaries_of(of_features.dictionaries, model)
+            listed = dictionaries_of(of_features.dictionaries, model, force=of_features.force)
             document = feature_graph_document(model, tokens, feature, listed, pos=pos.pos, query_key=query_key)
         else:
-            dictionaries = dictionaries_of(of_features.dictionaries, model) or "neurons"
+            dictionaries = dictionaries_of(of_features.dictionaries, model, force=of_features.force) or "neurons"
             whole = attribution_graph(
                 model,
                 tokens,

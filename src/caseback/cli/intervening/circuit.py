@@ -8,11 +8,11 @@ import typer
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
+from caseback.cli.dictionaries.shared_options import Grain
 from caseback.cli.files import writable
 from caseback.cli.loading import dictionaries_of, model_of, quiet
 from caseback.cli.options import (
     Ablation,
-    Grain,
     Json,
     Judging,
     Listed,
@@ -88,6 +88,7 @@ def circuit(
     if organisms:
         _table_organisms(tasks, table, output)
         return
+    grain.expect_forced()
     grained = grain.nodes != "heads" or grain.dictionaries or grain.spans
     if prompt is not None and (tasks or frontier or grained):
         of_nodes = (
@@ -249,7 +250,7 @@ def _of_nodes(
             model,
             task,
             nodes=grain.nodes,
-            dictionaries=dictionaries_of(grain.dictionaries, model),
+            dictionaries=dictionaries_of(grain.dictionaries, model, force=grain.force),
             method=method,
             top=grain.strongest,
             ablation=ablation,

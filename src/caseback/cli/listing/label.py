@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from caseback.cli.answer import answer, say_written
+from caseback.cli.dictionaries.shared_options import Force
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import Json, OfModel
 from caseback.cli.with_options import with_options
@@ -34,6 +35,7 @@ def label(
     export: Annotated[
         Path | None, Option(help="Write notes on the dictionary's features to this folder, in Neuronpedia's form.")
     ] = None,
+    force: Force = Force(),
     of: OfModel = OfModel(),
     output: Json = Json(),
 ) -> None:
@@ -44,16 +46,19 @@ def label(
         raise BadParameter("expected a label behind the unit, or --withdraw", param_hint="LABEL")
     if export is not None and dictionary is None:
         raise BadParameter("whose features? name the dictionary", param_hint="--dictionary")
+    if force.force and dictionary is None:
+        raise BadParameter("it reads --dictionary of a model of another name: give one", param_hint="--force")
     with quiet():
-        from caseback.decode.dictionaries import dictionary_digest, load
         from caseback.model.notes import Notes
         from caseback.views.text.listings.notes import print_notes
 
         notes = Notes.load(file) if os.path.exists(file) or unit is None else Notes()
         before = notes
         if unit is not None or merge is not None or export is not None:
+            from caseback.decode.dictionaries import dictionary_digest, load
+
             model = model_of(of)
-            features = None if dictionary is None else load(dictionary, model=model)
+            features = None if dictionary is None else load(dictionary, model=model, force=force.force)
             digest = "" if features is None else dictionary_digest(features)
             notes.expect(model, digest)
             notes = notes.merged(Notes(model=model.name, dictionary=digest))

@@ -42,6 +42,9 @@ def lens(
         Path | None, Option(help="Fit the lens on the texts of this file: one a line, or JSON (.json, .jsonl).")
     ] = None,
     steps: Steps = Steps().worded(steps="With --fit, of a tuned lens: steps."),
+    tokens_per_step: Annotated[
+        int | None, Option(min=1, help="With --fit, of a tuned lens: how many tokens a step sees.")
+    ] = None,
     save: Save = Save().worded(save="With --fit: write the lens to this file, as .safetensors."),
     pickle: Annotated[bool, Option("--pickle", help="Allow a .pt file (read with weights_only).")] = False,
     followed: Followed = Followed(),
@@ -54,6 +57,7 @@ def lens(
 ) -> None:
     """Read the stream after every layer, or what heads or neurons write, as a prediction: layer by token."""
     _expect_lens(kind, site.site, fitted.lens, fit, save.save)
+    _expect_training(kind, fit, {"--steps": steps.steps, "--tokens-per-step": tokens_per_step})
     units, where = units_at(kind, site.site, named)
     if mode not in MODES and not mode.startswith("rank "):
         raise CasebackError(f"--mode {mode!r} is unknown. {did_you_mean(mode, MODES)}")
@@ -81,7 +85,7 @@ def lens(
                 result = by_unit(result).sel(component=rows)
         else:
             if fit is not None:
-                chosen = _fitted(model, kind, fit, steps.steps)
+                chosen = _fitted(model, kind, fit, steps.steps, tokens_per_step)
             else:
                 chosen = _from(fitted.lens, model, kind, pickle)
             if save.save is not None:
@@ -118,6 +122,13 @@ def _expect_lens(kind: str, site: str, file: Path | None, fit: Path | None, save
         raise CasebackError(f"--save {save} writes the lens that --fit fits: give a text file to fit it on")
 
 
+def _expect_training(kind: str, fit: Path | None, given: dict[str, int | None]) -> None:
+    """Refuse options of a training that is none."""
+    unused = next((option for option, value in given.items() if value is not None), None)
+    if unused and (fit is None or kind != "tuned"):
+        raise CasebackError(f"{unused} is for fitting a tuned lens: give --kind tuned and --fit, or leave it out")
+
+
 def _expect_followed(mode: str, model: Any, targets: list[Any]) -> None:
     """Refuse the rank of a token that is not followed, before the model runs."""
     from caseback.reports.tokens_text import visible
@@ -143,14 +154,16 @@ def _from(file: Path | None, model: Any, kind: str, pickle: bool) -> Any:
     return chosen
 
 
-def _fitted(model: Any, kind: str, fit: Path, steps: int | None) -> Any:
+def _fitted(model: Any, kind: str, fit: Path, steps: int | None, tokens_per_step: int | None) -> Any:
     """A lens fitted on the lines of a text file."""
     from caseback.decode.vocabulary import fit_future_lens, fit_jacobian_lens, fit_translators, fit_tuned_lens
 
     texts = [line for line in read_texts(fit, "--fit") if line.strip()]
     progress = True
     if kind == "tuned":
-        return fit_tuned_lens(model, texts, recipe="small", steps=steps, progress=progress)
+        return fit_tuned_lens(
+            model, texts, recipe="small", steps=steps, tokens_per_step=tokens_per_step, progress=progress
+        )
     if kind == "jacobian":
         return fit_jacobian_lens(model, texts, progress=progress)
     return (fit_translators if kind == "translator" else fit_future_lens)(model, texts, progress=progress)

@@ -22,6 +22,7 @@ from caseback.model.loading.model_files import (
     reason,
     stored_file,
 )
+from caseback.model.loading.room import expect_room, numbers_of_config, stored_numbers
 
 HUB_OPTIONS = frozenset({"cache_dir", "force_download", "local_files_only", "proxies", "token"})
 """Options that say how files are fetched: all that is read of a model is read with them."""
@@ -92,6 +93,7 @@ def open_model(source: Source, config: Any, dtype: Any, device: Any, options: Ma
         opener = _opener(config, source)
         if not source.allow_pickle and source.gguf_file is None:
             check_index(source.place, source.revision, source.subfolder, source.hub)
+        _expect_room(source, opener, config, dtype, device, left)
         both: Any = opener.from_pretrained(
             source.place,
             config=config,
@@ -108,6 +110,18 @@ def open_model(source: Source, config: Any, dtype: Any, device: Any, options: Ma
         raise LoadError(f"cannot load {source.place!r}: {reason(error)}") from error
     expect_complete(source.place, report)
     return hf.eval() if device is None else hf.eval().to(device)
+
+
+def _expect_room(source: Source, opener: Any, config: Any, dtype: Any, device: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what does not fit into memory, unless it goes where accelerate finds room, or is packed as it is read."""
+    packed = options.get("quantization_config") or getattr(config, "quantization_config", None)
+    if options.get("device_map") is None and not packed and source.gguf_file is None:
+        stored = (
+            stored_numbers(source.folder)
+            if source.is_folder
+            else numbers_of_config(opener, config, trust_remote_code=source.trust_remote_code)
+        )
+        expect_room(source.place, stored, dtype, device)
 
 
 def _config(source: Source, config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

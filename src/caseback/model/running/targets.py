@@ -2,7 +2,8 @@
 
 A target such as ``Mary`` that the model would only write as `` Mary`` is one token all the same, and everything could
 be measured of it. Where the token with a leading space is ``FAR`` times likelier, the space was forgotten: a warning
-says so.
+says so. Another says where the model's own first choice is a guess, of a probability below ``GUESS``: whoever tries a
+prompt on a small model would read the story of next to nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from caseback.model.anatomy.coerce import in_float64
 from caseback.model.running.tokens import one_token, piece
 
 FAR = 1000.0
+GUESS = 0.01
 
 
 class SpaceForgotten(UserWarning):
     """A target or foil without the leading space that the model would write."""
+
+
+class Guessed(UserWarning):
+    """A model's first choice that it hardly prefers to any other token."""
 
 
 def target_and_foil(
@@ -60,10 +66,23 @@ def target_and_foil(
             warn_of_space(model.tokenizer, given, final, what)
     if t is None:
         t = next(i for i in final.topk(min(2, len(final))).indices.tolist() if i != f)
+        _warn_of_a_guess(model, final.detach(), t)
     if f is None:
         answers = [] if counterfactual is None else counterfactual.topk(1).indices.tolist()
         f = next(i for i in [*answers, *final.topk(min(2, len(final))).indices.tolist()] if i != t)
     return t, f
+
+
+def _warn_of_a_guess(model: Any, final: Float[Tensor, " vocab"], first: int) -> None:
+    chance = float(in_float64(final).softmax(-1)[first])
+    if chance < GUESS:
+        warn(
+            f"{model.name} hardly knows how this text goes on: its likeliest next token, {model.token_text(first)!r}, "
+            f"has a probability of {100 * chance:.1g}%. Give a text of the kind that it was trained on, another model "
+            "(in commands --model), or a target",
+            Guessed,
+            stacklevel=3,
+        )
 
 
 def warn_of_spaces(

@@ -349,7 +349,10 @@ def _ids(prompt: Any, index: int) -> Tensor:
 def _of_chat(messages: Any, index: int, tokenizer: Any) -> Tensor:
     """A conversation as its tokenizer's template writes it, up to where the assistant is to answer."""
     if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
-        raise TokensError(f"prompt {index} is a conversation, and the tokenizer has no chat template: give text")
+        raise TokensError(
+            f"prompt {index} is a conversation, and the tokenizer has no chat template: give text (in commands, leave "
+            "out --chat)"
+        )
     answers = messages[-1].get("role") != "assistant"
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answers)

@@ -37,8 +37,14 @@ def technique_rows(role: str | None = None, words: Sequence[str] = ()) -> list[d
     >>> [row["name"] for row in technique_rows(words=["3.2", "patching", "illusion"])]
     ['localize.components.subspace_illusion']
     """
-    listed = registry.techniques() if role is None else registry.with_role(role)
-    rows = [technique_row(technique) for technique in listed]
+    return rows_with([technique_row(technique) for technique in registry.techniques()], role, words)
+
+
+def rows_with(rows: Sequence[dict[str, Any]], role: str | None, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Those rows of all techniques that play a role and have some words, as ``technique_rows`` takes them."""
+    if role is not None:
+        registry.expect_role(role)
+        rows = [row for row in rows if row["role"] == role]
     return [row for row in rows if all(_has(row, word) for word in words)]
 
 

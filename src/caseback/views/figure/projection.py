@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from caseback.errors import CasebackError
 from caseback.reports.document import checked
-from caseback.reports.figures.projection import principal_plane
+from caseback.reports.figures.projection import principal_plane, umap_plane
 from caseback.views.figure.curves import N_LINES
 from caseback.views.figure.figure import Figure
 from caseback.views.figure.svg import clipped, element, rect, text, width_of
@@ -27,10 +27,12 @@ def projection(
     *,
     labels: Sequence[Any] | None = None,
     names: Sequence[str] | None = None,
+    method: Literal["pca", "umap"] = "pca",
+    neighbors: int = 15,
     seed: int = 0,
     title: str = "",
 ) -> Figure:
-    """Draw states in the plane of their largest variance, and shuffled ones in theirs.
+    """Draw states in the plane of their largest variance, or by UMAP, and shuffled ones in theirs.
 
     Parameters
     ----------
@@ -40,15 +42,20 @@ def projection(
         One for each example: points of a label share a color. By default all are alike.
     names
         What a pointer shows of each example; by default its number.
+    method
+        ``"pca"``: the plane of the largest variance, ``principal_plane``; ``"umap"``: places that keep neighbors,
+        ``umap_plane``, where ``umap-learn`` is installed.
+    neighbors
+        Of UMAP: how many nearest states are to stay near.
     seed
-        Same seed, same result. Of the control's shuffles.
+        Same seed, same result. Of the control's shuffles, and of UMAP.
     title
         The figure's title; by default none.
 
     Raises
     ------
     CasebackError
-        As ``principal_plane``, and for another number of labels or names than of examples.
+        As ``principal_plane`` and ``umap_plane``, and for another number of labels or names than of examples.
 
     Examples
     --------
@@ -56,7 +63,10 @@ def projection(
     >>> figure.drawn.count("<circle")
     21
     """
-    plane = principal_plane(states, seed=seed)
+    if method == "umap":
+        plane = umap_plane(states, neighbors=neighbors, seed=seed)
+    else:
+        plane = principal_plane(states, seed=seed)
     n = plane.sizes["example"]
     for what, given in (("labels", labels), ("names", names)):
         if given is not None and len(given) != n:
@@ -65,11 +75,9 @@ def projection(
     classes = list(dict.fromkeys(kinds))
     shown = [str(name) for name in names] if names is not None else [str(i) for i in range(n)]
     parts, y = [], 40.0
-    panels = (("coordinate", "variance_kept", "states"), ("control", "variance_kept_by_control", "shuffled"))
-    for i, (name, variance, words) in enumerate(panels):
+    for i, (name, by, words) in enumerate((("coordinate", "", "states"), ("control", "_by_control", "shuffled"))):
         x = 4 + i * (_SIDE + _APART)
-        first, second = plane.attrs[variance]
-        about = f"{percent(first + second)} of variance: {percent(first)} across, {percent(second)} up"
+        about = _share(plane.attrs, by)
         parts += [text(words, x, 14, class_="strong"), text(about, x, 31, class_="small soft")]
         parts.append(rect(x, y, _SIDE, _SIDE, class_="ground"))
         parts += _points(plane[name].values, kinds, classes, shown, x, y)
@@ -85,6 +93,14 @@ def projection(
             left += room
         bottom += 22
     return Figure("".join(parts), 2 * _SIDE + _APART + 10, bottom + 4, title, plane, question="How do the states lie?")
+
+
+def _share(attrs: Mapping[str, Any], by: str) -> str:
+    """What a panel keeps of how its states lie."""
+    if "neighbors" in attrs:
+        return f"{percent(attrs[f'neighbors_kept{by}'])} of each one's {attrs['neighbors']} nearest are so here"
+    first, second = attrs[f"variance_kept{by}"]
+    return f"{percent(first + second)} of variance: {percent(first)} across, {percent(second)} up"
 
 
 def _points(

@@ -15,6 +15,7 @@ from caseback.views.page.kit.tables import table
 from caseback.views.page.page import Page
 
 _LISTED = 60  # nodes, and edges, of the tables
+_SPACE = "␣"
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -40,8 +41,10 @@ def _data(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as the script reads it: also how nodes bear on the targets, and texts that must be made visible.
 
     Edges are most of a graph: their shares, which sliders compare, have three digits, their heads whole percentages.
+    Texts in which spaces alone are marked are left to the script.
     """
-    shown = {text: visible(text) for text in dict.fromkeys(_texts(document)) if text and visible(text) != text}
+    seen = {text: visible(text) for text in dict.fromkeys(_texts(document)) if text}
+    shown = {text: marked for text, marked in seen.items() if marked != text.replace(" ", _SPACE)}
     given = document["edges"]
     edges = {**given, "share": [float(f"{x:.3g}") for x in given["share"]], "heads": _heads(given["heads"])}
     return rounded({**document, "edges": edges} | {"effects": effects(document), "visible": shown})

@@ -155,23 +155,27 @@ def test_what_is_not_there_offline(source):
     _one_line(error)
 
 
-def test_a_dictionary_of_another_model_is_refused_unless_forced(tmp_path):
+def test_a_dictionary_of_another_model_is_refused_and_one_of_another_name_is_forced(tmp_path):
     model = shelf.model("llama")
     width = model.d_model
     good = Standard(width, 8, facts=Facts(site="resid_post.1", model=f"somebody/{model.name}"))
     save(good, tmp_path / "good")
     assert load(tmp_path / "good", model=model).facts.site == "resid_post.1"
-    wrong = {
+    cannot = {
         "width": (Standard(width + 1, 8, facts=Facts(site="resid_post.1")), "of width"),
         "site": (Standard(width, 8, facts=Facts(site="resid_post.99")), "another model"),
-        "model": (Standard(width, 8, facts=Facts(site="resid_post.1", model="gpt2")), "'gpt2'"),
     }
-    for name, (one, says) in wrong.items():
+    for name, (one, says) in cannot.items():
         save(one, tmp_path / name)
-        with pytest.raises(LoadError, match=f"{says}.*force=True"):
-            load(tmp_path / name, model=model)
-        assert load(tmp_path / name, model=model, force=True).n_features == 8
-        assert load(tmp_path / name, model=model, force=True).facts.model in ("", model.name)
+        for force in (False, True):
+            with pytest.raises(LoadError, match=f"{says}(?!.*force)"):
+                load(tmp_path / name, model=model, force=force)
+        assert load(tmp_path / name).n_features == 8
+    save(Standard(width, 8, facts=Facts(site="resid_post.1", model="gpt2")), tmp_path / "model")
+    with pytest.raises(LoadError, match="'gpt2'.*force=True .*--force"):
+        load(tmp_path / "model", model=model)
+    forced = load(tmp_path / "model", model=model, force=True)
+    assert (forced.facts.model, forced.facts.provenance["made_for"]) == (model.name, "gpt2")
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

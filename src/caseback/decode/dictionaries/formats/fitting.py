@@ -19,25 +19,22 @@ from caseback.model.running.model import Model
 _SAME = {"gpt2-small": "gpt2"}
 
 
-def expect_fit(dictionary: Dictionary, model: Model, where: str) -> None:
-    """Refuse a model that lacks a dictionary's places, has other widths there, or has another name.
+def expect_fit(dictionary: Dictionary, model: Model, where: str, *, force: bool) -> None:
+    """Refuse a model that lacks a dictionary's places, has other widths there or, without ``force``, another name.
 
     Raises
     ------
     LoadError
     """
-    try:
-        if isinstance(dictionary, CrossLayerTranscoder):
-            _expect_layers(dictionary, model, where)
-        else:
-            expect_model(dictionary, model, where)
-    except LoadError as error:
-        raise LoadError(f"{error}; force=True reads it all the same") from None
+    if isinstance(dictionary, CrossLayerTranscoder):
+        _expect_layers(dictionary, model, where)
+    else:
+        expect_model(dictionary, model, where)
     of, own = (_bare(name) for name in (dictionary.facts.model, model.name))
-    if of and of != own:
+    if of and of != own and not force:
         raise LoadError(
-            f"{where} is of the model {dictionary.facts.model!r}, and this one is {model.name!r}: force=True reads it "
-            "all the same"
+            f"{where} is of the model {dictionary.facts.model!r}, and this one is {model.name!r}: force=True (in "
+            "commands --force) reads it all the same"
         )
 
 

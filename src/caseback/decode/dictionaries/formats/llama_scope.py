@@ -115,7 +115,7 @@ def _factors(
     if any(mean is None or not 0 < float(mean) < float("inf") for mean in means):
         raise LoadError(
             f"{files.where} normalizes states by their mean norm over a dataset, which none of its files says "
-            f"({means[0]!r}): force=True reads it as if they had norm sqrt(d)"
+            f"({means[0]!r}): force=True (in commands --force) reads it as if they had norm sqrt(d)"
         )
     widths = (ours["W_enc"].shape[1], ours["W_dec"].shape[1])
     by, out_by = (width**0.5 / float(mean) for width, mean in zip(widths, means, strict=True))

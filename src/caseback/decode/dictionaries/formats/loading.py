@@ -77,8 +77,8 @@ def load(
     model
         The model whose states are to be read. Places, widths and its name are held against it.
     force
-        Read a dictionary that does not fit ``model``, or that expects scaled states and does not say by how much. It
-        is then ``model``'s, and ``provenance["made_for"]`` says whose it was.
+        Read a dictionary of a model of another name than ``model``'s, or one that expects scaled states and does not
+        say by how much. It is then ``model``'s, and ``provenance["made_for"]`` says whose it was.
 
     Returns
     -------
@@ -214,9 +214,9 @@ def save(dictionary: Dictionary | list[Dictionary], folder: str | Path, format: 
 def _fitted(dictionary: Dictionary, files: Files, asked: Asked) -> Dictionary:
     if asked.model is None:
         return dictionary
-    if not asked.force:
-        expect_fit(dictionary, asked.model, files.where)
-    elif (made_for := dictionary.facts.model) not in ("", asked.model.name):  # whoever uses it next need not ask again
+    expect_fit(dictionary, asked.model, files.where, force=asked.force)
+    made_for = dictionary.facts.model
+    if asked.force and made_for not in ("", asked.model.name):  # whoever uses it next need not ask again
         provenance = {**dictionary.facts.provenance, "made_for": made_for}
         dictionary.facts = replace(dictionary.facts, model=asked.model.name, provenance=provenance)
     return with_gain(dictionary, asked.model, files.where)

@@ -202,7 +202,7 @@ def _factor(files: Files, config: Mapping[str, Any], force: bool) -> float:
     if given is None:
         raise LoadError(
             f"{files.where} expects states that were multiplied by a factor, which none of its files has: write it as "
-            "norm_scaling_factor into cfg.json, or give force=True to read it as if it were 1"
+            "norm_scaling_factor into cfg.json, or give force=True (in commands --force) to read it as if it were 1"
         )
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < float("inf"):
         raise LoadError(f"{files.where}: the factor of states is {given!r}, expected a number above 0")

@@ -118,4 +118,7 @@ def expect_model(dictionary: Dictionary, model: Model, what: str) -> None:
             raise LoadError(f"{what} is of another model: {error}") from None
         own = run[place_of(name).key][0, 0].numel()  # heads side by side
         if own != width:
-            raise LoadError(f"{what} is of width {width}: {name} of {model.name!r} is of width {own}")
+            raise LoadError(
+                f"{what} is of width {width}: {name} of {model.name!r} is of width {own}. Give the model whose states "
+                "it was trained on"
+            )

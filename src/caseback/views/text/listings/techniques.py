@@ -28,10 +28,13 @@ def print_techniques(rows: Sequence[Mapping[str, Any]], console: Console | None 
     for row in rows:
         # Text, since a cost such as "[steps] x forward" is not markup
         console.print(Text.assemble((f"{', '.join(row['entry']):<8} ", "dim"), (row["name"], "bold")))
-        about = Text.assemble(f"{row['summary']} ({row['citation']})\n", (f"costs {row['cost']}", "dim"))
-        console.print(Padding(about, (0, 0, 0, 9)), highlight=False)
+        about = [Text(f"{row['summary']} ({row['citation']})"), Text(f"costs {row['cost']}", "dim")]
         if len(rows) <= _FEW:
-            console.print(Padding(Text(row["example"], "dim"), (1, 0, 1, 9)), highlight=False)
+            about += [Text(line, "dim") for line in ["", *row["example"].splitlines(), ""]]
+        for text in about:
+            console.print(Padding.indent(text, 9), highlight=False)
+    if len(rows) > _FEW:
+        console.print(Text(f"{len(rows)} techniques; of {_FEW} or fewer there are examples: add words.", "dim"))
 
 
 @checked
