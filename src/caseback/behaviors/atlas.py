@@ -347,6 +347,8 @@ def _proved(
         past = {kind: labelled[kind] for kind in own}
         share = None if within is None else within.left / (len(to_come) - number)
         try:
+            if within is not None and not within.left:
+                raise CasebackError("no time was left for it")
             if recipe.make is not None:
                 outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, within=share, progress=progress)
             each = [(kind, unit) for kind, units in own.items() for unit in units if recipe.each is not None]

@@ -337,6 +337,9 @@ def collect_evidence(
         own = present(name, options)
         collections[name] = [collect(model, fold, own, bos=False) for fold in evidence.rows[name]] if own else []
     for name, measure in MEASURED.items():
+        if within is not None and not within.left:
+            missing[name] = "no time was left for it"
+            continue
         try:
             evidence.measured |= {name: measure(model, seed)} if name in needs else {}
         except CasebackError as error:
