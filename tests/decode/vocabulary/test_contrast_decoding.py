@@ -65,13 +65,14 @@ def test_4_3_18_candidates_are_read_behind_standing_edits():
     vector = torch.linspace(-2, 2, model.d_model)
     steered, bias = model.edited(cb.Add("resid_post", vector, layer=0)), model.hf.transformer.h[0].mlp.c_proj.bias
     said = [dola(steered, [prompt], layers=[0], max_new_tokens=6).ids[0].tolist() for prompt in prompts]
+    own = bias.detach().clone()
     with torch.no_grad():
         bias += vector
     try:
         expected = [dola(model, [prompt], layers=[0], max_new_tokens=6).ids[0].tolist() for prompt in prompts]
     finally:
         with torch.no_grad():
-            bias -= vector
+            bias.copy_(own)
     assert said == expected
 
 

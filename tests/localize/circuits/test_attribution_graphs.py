@@ -6,6 +6,7 @@ import torch
 
 import caseback as cb
 import shelf
+import zoo
 from caseback.decode.dictionaries import Facts, TopK
 from caseback.errors import (
     ArgumentError,
@@ -164,12 +165,9 @@ def test_a_foil_takes_the_place_of_the_mean():
 
 
 def test_a_prompt_of_one_token_and_half_precision():
-    model = cb.load(shelf.model("llama").hf.to(torch.bfloat16), tokenizer=shelf.model("llama").tokenizer)
-    try:
-        graph = attribution_graph(model, [[5]], "neurons", max_nodes=10)
-        assert graph.weight.dtype == np.float32 and np.isfinite(graph.weight.values).all()
-    finally:
-        model.hf.to(torch.float64)
+    model = cb.load(zoo.tiny("llama", torch.bfloat16))
+    graph = attribution_graph(model, [[5]], "neurons", max_nodes=10)
+    assert graph.weight.dtype == np.float32 and np.isfinite(graph.weight.values).all()
 
 
 @pytest.mark.parametrize(

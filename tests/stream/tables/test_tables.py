@@ -215,6 +215,23 @@ def test_tables_that_take_a_batch_side_by_side_have_the_same_bits(family, monkey
     assert len(takers) > 1
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mixtral"])
+def test_no_table_writes_into_what_the_others_read(family):
+    model = shelf.model(family)
+    corpus = naive.corpus_of(model, read=[], lengths=[9, 9, 9])
+    tables = [kind() for kind in TABLES.values() if kind().absent(model.anatomy) is None]
+    sites = list(dict.fromkeys(site for table in tables for site in table.sites(model.anatomy)))
+
+    def adds(seen):
+        read = {site: seen.attention(site.layer) if site.name == "pattern" else seen.at(site) for site in sites}
+        for table in tables:
+            before = {site: x._version for site, x in read.items()}
+            table.add(table.empty(model), seen)
+            assert {site: x._version for site, x in read.items()} == before, table.name
+
+    pass_over(model, corpus.block(), {}, corpus.kinds, batch_tokens=30, also=adds, also_sites=sites)
+
+
 def test_a_table_that_cannot_take_a_batch_ends_the_pass(monkeypatch):
     def broken(*_):
         raise ArithmeticError("not this batch")

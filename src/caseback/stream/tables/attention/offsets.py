@@ -9,8 +9,7 @@ is in no bin. Queries at a row's first positions, which have hardly a choice, ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -92,11 +91,12 @@ class AttentionOffsets(Table):
             sink = a[:, :, skip:, 0].clone()
             state["sink"][i] += sink.sum((0, 2))
             state["sink_squares"][i] += sink.square().sum((0, 2))
-            with _without_first(a):
-                state["sums"][i] += _binned(_summed(_by_distance(a, skip, width)).flip(-1), bins)
-                for _, some in in_slices(a):
-                    squares = _summed(_by_distance(some.square(), skip, width))
-                    state["squares"][i] += _binned(squares.flip(-1), bins)
+            for _, some in in_slices(a):
+                others = some.clone()  # the map itself is read by other tables at the same time
+                others[..., 0] = 0
+                for what, values in (("sums", others), ("squares", others.square())):
+                    by_distance = _summed(_by_distance(values, skip, width))
+                    state[what][i] += _binned(by_distance.flip(-1), bins)
 
     def result(self, state: State, model: Model, **attrs: Any) -> xr.Dataset:
         """``mean``, ``variance``, ``pairs``, ``uniform`` by bin; ``sink``, ``uniform_sink``, ``outside`` by head.
@@ -135,17 +135,6 @@ def bins_of_width(width: int) -> Tensor:
 def _binned(by_distance: Tensor, bins: Tensor) -> Tensor:
     shape = (*by_distance.shape[:-1], len(STARTS))
     return by_distance.new_zeros(shape).index_add_(-1, bins, by_distance)
-
-
-@contextmanager
-def _without_first(a: Tensor) -> Iterator[None]:
-    """A row's first key set to 0 for a while, which is cheaper than a copy of the whole map."""
-    first = a[..., 0].clone()
-    a[..., 0] = 0
-    try:
-        yield
-    finally:
-        a[..., 0] = first
 
 
 def _summed(diagonals: Tensor) -> Tensor:
