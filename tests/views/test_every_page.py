@@ -229,6 +229,28 @@ def test_assistive_technology_can_read_a_page(name, dark, tab, pages):
     assert tab.unheard() == []
 
 
+def test_the_map_of_an_atlas_shows_any_kind_and_a_card_of_any_unit(tab, pages):
+    tab.look(width=1280)
+    tab.open(pages("atlas").as_uri())
+    kinds = tab.evaluate("[...document.querySelectorAll('#atlas-kind option')].map(option => option.value)")
+    assert set(kinds) == {"induction", "copying", "dead"}
+    tab.evaluate("const s = document.querySelector('#atlas-kind'); s.value = 'copying'; s.dispatchEvent(new Event('change'))")
+    units = "[...document.querySelectorAll('.field .unit')].map(unit => unit.title.split(':')[0])"
+    assert len(set(tab.evaluate(units))) == 4 * 8
+    tab.evaluate("document.querySelector('.field .unit[title^=\"L2H2:\"]').click()")
+    assert tab.evaluate("document.querySelector('.unit-card h3').textContent") == "L2H2"
+    cells = tab.evaluate("[...document.querySelectorAll('.unit-card tbody tr')].map(row => row.innerText)")
+    assert any(row.startswith("induction") and "proved" in row for row in cells)
+    address = tab.evaluate("location.hash")
+    assert "kind=copying" in address and "unit=L2H2" in address
+    tab.open("about:blank")
+    tab.open(f"{pages('atlas').as_uri()}{address}")
+    assert tab.evaluate("document.querySelector('#atlas-kind').value") == "copying"
+    assert tab.evaluate("document.querySelector('.unit-card h3').textContent") == "L2H2"
+    tab.evaluate("const u = document.querySelector('#atlas-unit'); u.value = 'x'; u.dispatchEvent(new Event('change'))")
+    assert "is no unit" in tab.evaluate("document.querySelector('.atlas-card').textContent")
+
+
 def test_a_choice_is_in_the_address(tab, pages):
     tab.look(width=1280)
     tab.open(pages("explain").as_uri())

@@ -20,6 +20,9 @@ from caseback.reports.document import DocumentKind
 
 __all__ = ["ATLAS", "atlas_document"]
 
+STRONGEST = 200
+"""Labeled neurons of a kind whose scores a document has."""
+
 
 def _expect_known_kinds(document: Mapping[str, Any]) -> None:
     """Refuse candidates and labels of kinds that the document does not describe."""
@@ -55,7 +58,8 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         ``model`` says what it is of; ``kinds`` has a row for each kind, as of ``KindReport``; ``candidates`` the best
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
         them are ``proved``; ``experts`` every expert of a mixture that was looked at, likewise, with the ``classes`` of
-        its labels; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
+        its labels; ``looks`` by kind the ``score`` and ``control``, of three digits, of each ``unit``: of all heads and
+        experts, and of the labeled neurons with the largest scores; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
         ``profile``, see ``stream.depth``; ``facts`` those of the stream, as of ``Fact``, None for a number that does
         not exist.
 
@@ -86,6 +90,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         candidates=atlas.candidates.to_json()["findings"],
         units=units,
         experts=experts,
+        looks={report.kind: _look(atlas.scores[report.kind], report) for report in atlas.kinds if not report.missing},
         facts=[finite_or_none(fact.to_json()) for fact in atlas.facts],
         layers=[
             {"kind": kind, "counts": counts, "profile": _profile(atlas.scores[kind], by_kind[kind])}
@@ -108,6 +113,19 @@ def _experts(atlas: Atlas, proved: Set[tuple[str, str]]) -> list[dict[str, Any]]
         of = {"labels": own, "classes": classes, "proved": [kind for kind in own if (name, kind) in proved]}
         experts.append({"name": name, "layer": parsed.layer, "expert": parsed.index, **of})
     return experts
+
+
+def _look(frame: pd.DataFrame, report: KindReport) -> dict[str, list[Any]]:
+    """Scores unit by unit: of all heads or experts, of neurons the strongest that have the label."""
+    own = frame
+    if report.sort == "neuron":
+        own = frame[beyond(frame.score, frame.band, report.threshold)].nlargest(STRONGEST, "score")
+    columns = {name: [_digits(x) for x in own[name].to_numpy(float)] for name in ("score", "control")}
+    return {"unit": [str(name) for name in own.unit], **columns}
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.3g}") if np.isfinite(value) else None
 
 
 def _profile(frame: pd.DataFrame, report: KindReport) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
-"""An atlas as one HTML page that opens offline: a map of heads by label, kinds with their controls, candidates' cards.
+"""An atlas as one HTML page that opens offline: a map one kind at a time, labels, kinds with their controls, candidates.
 
-Every labeled head and every candidate has an address (``#L2H0``), so that one can point at it.
+Every labeled head and every candidate has an address (``#L2H0``), so that one can point at it. With JavaScript there is
+a map of any kind's scores (``#kind=induction``) and a card for every unit (``#unit=L2H0``).
 """
 
 from __future__ import annotations
@@ -292,4 +293,4 @@ def _numbers(value: Any) -> str:
     )
 
 
-PAGE = Page(ATLAS, _title, _body, styles=("page", "concept"))
+PAGE = Page(ATLAS, _title, _body, styles=("page", "concept", "atlas"), script="atlas", adds=True)

@@ -49,7 +49,7 @@ $tables
 </noscript>
 """)
 WRITTEN = "concept"
-"""The script of pages that are written as HTML."""
+"""The script of pages that are written as HTML, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Page:
         Style sheets of ``views/static``, in order.
     script
         The script of ``views/static`` that draws the document; by default the one of pages of which ``tables`` is all.
+    adds
+        Whether a script of its own adds to ``tables``, in place of drawing all of the page.
     data
         What the script reads, and readers can save, as plain data.
     reaches
@@ -80,6 +82,7 @@ class Page:
     tables: Callable[[Mapping[str, Any]], str]
     styles: tuple[str, ...] = ("page",)
     script: str = WRITTEN
+    adds: bool = False
     data: Callable[[Mapping[str, Any]], Any] = dict
     reaches: str = ""
 
@@ -95,7 +98,7 @@ class Page:
         with self.document.drawing(document):
             title, body = self.title(document), self.tables(document)
             data = embedded(self.data(document))
-        if self.script != WRITTEN:
+        if self.script != WRITTEN and not self.adds:
             body = _DRAWN.substitute(tables=body)
         script = static(f"{self.script}.js")
         return shell(f"{title} · caseback", body + data, style=style, script=script, reaches=self.reaches)
