@@ -100,10 +100,11 @@ def expect_unedited(anatomy: Anatomy, what: str, sites: Set[str], instead: str) 
 
 
 def expect_in_weights(anatomy: Anatomy, what: str, sites: Set[str] | None = None) -> None:
-    """Refuse a model under edits inside layers that are in no weight, for what is said of weights alone.
+    """Refuse a model under edits that are in no weight, for what is said of weights alone.
 
-    What is added to a branch's output is a bias, and leaves every matrix as it is. ``sites`` are those whose edits the
-    matrices would have to hold, by default all; edits of an MLP's modules by their path count as edits of ``mlp_out``.
+    By default those of embeddings and inside layers, not those of the stream. What is added to a branch's output is a
+    bias, and leaves every matrix as it is. ``sites`` are those whose edits the matrices would have to hold; edits of an
+    MLP's modules by their path count as edits of ``mlp_out``.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def expect_in_weights(anatomy: Anatomy, what: str, sites: Set[str] | None = None
     """
     for site, edit in anatomy.standing:
         name = site.written.name
-        inside = site.layer is not None and site.name not in _BETWEEN
+        inside = site.name in STARTS or (site.layer is not None and site.name not in _BETWEEN)
         if sites is not None:
             inside = name in sites or ("mlp_out" in sites and _inside_mlp(anatomy, site))
         if inside and not (_is_bias(site, edit) or _side_term(anatomy, site, edit)):

@@ -22,7 +22,6 @@ from caseback.model.algebra.factored import Factored
 from caseback.model.algebra.under_edits import (
     edited_norm,
     edits_in_unembedding,
-    expect_unedited,
     expect_unedited_logits,
     pulled_through_end,
     with_side_terms,
@@ -32,8 +31,6 @@ from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.dense import Projection, bias_of, computes_in, weight_matrix
 from caseback.model.anatomy.norms import Norm, at_least_float32
 from caseback.model.anatomy.parameters import device_of, is_plain, parameter
-from caseback.model.anatomy.sites import Site
-from caseback.model.running.verify import under_edits
 
 if TYPE_CHECKING:
     from caseback.model.algebra.folding import Folded
@@ -152,22 +149,11 @@ class Weights:
     def W_E(self) -> Float[Tensor, "vocab d_model"]:
         """Token embeddings as the parameters have them, through their projection where there is one.
 
-        Under edits of ``embed`` they are what the parameters would be, which a norm behind them rules out.
-
-        Raises
-        ------
-        EditError
-            For such a model, and for edits that depend on the position.
+        Edits of ``embed`` are not in it: they act on what the embedding writes, as ``folded()`` has it.
         """
-        anatomy, site = self.anatomy, Site("embed")
-        if anatomy.embed_norm is not None:
-            expect_unedited(anatomy, "W_E", {"embed"}, "ask the unedited model")
-        weight, project = _of(anatomy.embed, "weight"), anatomy.embed_project
+        weight, project = _of(self.anatomy.embed, "weight"), self.anatomy.embed_project
         whole = weight if project is None else weight @ _read(weight_matrix(project))
-        whole = whole.to(anatomy.device)
-        if all(where != site for where, _ in anatomy.standing):
-            return whole
-        return under_edits(anatomy, site, whole * anatomy.embed_scale) / anatomy.embed_scale
+        return whole.to(self.anatomy.device)
 
     @property
     def W_pos(self) -> Float[Tensor, "pos d_model"]:
