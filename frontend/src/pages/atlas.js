@@ -29,13 +29,22 @@ function map(doc) {
   const field = h("div", { class: "atlas-map" });
   const beside = h("div", { class: "atlas-card", "aria-live": "polite" });
   const words = h("p", { class: "note" });
+  const showCard = (name) => put(beside, card(name, known.unit(name)));
   const open = (name) => {
     remember("unit", name);
-    put(beside, card(name, known.unit(name)));
+    showCard(name);
   };
   const select = h(
     "select",
-    { id: "atlas-kind", on: { change: () => show(select.value) } },
+    {
+      id: "atlas-kind",
+      on: {
+        change: () => {
+          remember("kind", select.value);
+          show(select.value);
+        },
+      },
+    },
     SORTS.map(([sort, title]) => {
       const own = known.kinds.filter((kind) => kind.sort === sort);
       return own.length > 0 && h("optgroup", { label: title }, own.map((kind) => option(kind, known)));
@@ -57,7 +66,6 @@ function map(doc) {
   });
   function show(name) {
     const kind = known.kinds.find((one) => one.kind === name);
-    remember("kind", name);
     select.value = name;
     put(words, about(kind, known));
     draw(field, kind, known.of(name), layers, open);
@@ -66,7 +74,7 @@ function map(doc) {
   const asked = known.kinds.find(({ kind }) => kind === recall("kind"));
   const unit = recall("unit") ?? decodeURIComponent(location.hash.slice(1));
   if (first) show((asked ?? first).kind);
-  if (place(unit)) open(unit);
+  if (place(unit)) showCard(unit);
   return h(
     "section",
     { class: "atlas-view" },

@@ -59,9 +59,9 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
         them are ``proved``; ``experts`` every expert of a mixture that was looked at, likewise, with the ``classes`` of
         its labels; ``looks`` by kind the ``score`` and ``control``, of three digits, of each ``unit``: of all heads and
-        experts, and of the labeled neurons with the largest scores; ``layers`` how many units of each kind have the label, layer by layer, with the shares as
-        ``profile``, see ``stream.depth``; ``facts`` those of the stream, as of ``Fact``, None for a number that does
-        not exist.
+        experts, and of the labeled neurons with the largest scores; ``layers`` how many units of each kind have the
+        label, layer by layer, with the shares as ``profile``, see ``stream.depth``; ``facts`` those of the stream, as
+        of ``Fact``, None for a number that does not exist.
 
     Examples
     --------

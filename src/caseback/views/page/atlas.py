@@ -1,4 +1,4 @@
-"""An atlas as one HTML page that opens offline: a map one kind at a time, labels, kinds with their controls, candidates.
+"""An atlas as one HTML page that opens offline: a map, heads by label, kinds with their controls, candidates.
 
 Every labeled head and every candidate has an address (``#L2H0``), so that one can point at it. With JavaScript there is
 a map of any kind's scores (``#kind=induction``) and a card for every unit (``#unit=L2H0``).
