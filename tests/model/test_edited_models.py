@@ -210,15 +210,6 @@ def test_edits_that_change_edges_are_refused_in_graphs(edit):
     assert edge_attribution(steered, clean, corrupt, METRIC).notnull().any()
 
 
-def test_a_heads_own_input_and_the_norm_that_it_passes_are_not_edited_together():
-    model = shelf.model("llama")
-    edits = [cb.Scale("attn_norm", 2.0, layer=1), cb.Zero("q_in", layer=1, head=0)]
-    with pytest.raises(EditError, match=r"q_in\.1 goes through the norm .* attn_norm\.1 is edited"):
-        model.run(shelf.ids((5,)), edits=edits)
-    model.run(shelf.ids((5,)), edits=edits[0], read=["q_in"])
-    model.run(shelf.ids((5,)), edits=[cb.Scale("attn_norm", 2.0, layer=0), edits[1]])
-
-
 def test_tables_of_tokens_follow_edits_of_what_tokens_are_or_refuse():
     model = shelf.model("llama")
     doubled = model.edited(cb.Scale("embed", 2.0))

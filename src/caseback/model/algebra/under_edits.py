@@ -122,7 +122,8 @@ def expect_in_weights(anatomy: Anatomy, what: str, sites: Set[str] | None = None
 def expect_sum_of_writes(anatomy: Anatomy, inputs: Collection[str]) -> None:
     """Refuse a model under edits that change what writers before them write to a reader, for a graph of both.
 
-    What is added to the stream or to what a reader takes is no writer's, and leaves every edge as it is.
+    What is added to the stream or to what a reader takes is no writer's, and leaves every edge as it is. Edits of
+    ``attn_norm`` do not reach a head's own input, which passes the norm by itself.
 
     Raises
     ------
@@ -131,7 +132,8 @@ def expect_sum_of_writes(anatomy: Anatomy, inputs: Collection[str]) -> None:
     """
     for site, edit in anatomy.standing:
         is_input = site.written == Site("resid_pre", 0) and "pos_embed" not in inputs
-        if site.written.name in _READ and not is_input and not isinstance(edit, Add):
+        edge = site.written.name in _READ and not is_input and not isinstance(edit, Add)
+        if edge or site.written.name == "attn_norm":
             raise _refused("a graph of writers and readers", site, edit, "edit what is written, such as z or mlp_out")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caseback.errors import EditError, SiteAbsent
+from caseback.errors import SiteAbsent
 from caseback.model.anatomy.anatomy import Anatomy, LayerParts
 from caseback.model.anatomy.dense import Projection, weight_matrix
 from caseback.model.anatomy.parameters import device_of
@@ -177,12 +177,6 @@ def _wire_attention_reads(p: LayerParts, index: int, session: Session, hooks: Ho
     """
     pre, attn_in, normed, scale = (Site(n, index) for n in ("resid_pre", "attn_in", "attn_norm", "attn_norm.scale"))
     per_head = [name for name in _FROM_STREAM if session.wants(Site(name, index))]
-    passing = next((Site(name, index) for name in per_head if session.changes(Site(name, index))), None)
-    if passing is not None and session.edited(normed):
-        raise EditError(
-            f"{passing} goes through the norm for each head by itself, and {normed} is edited for all heads together: "
-            "edit one of them, or take a copy whose norm has other weights"
-        )
     seen: dict[str, Tensor] = {}  # the stream as attention reads it now, for the heads' own inputs
 
     def at_layer(x: Tensor) -> Tensor:
