@@ -125,6 +125,15 @@ def test_shards_are_masked_and_merged_and_memories_add_up(model):
     assert [text.split()[-1] for text in said] == ["Oslo", "Paris"] and len(two.edits) == 2
 
 
+def test_behind_contexts_the_gate_is_open_too(model):
+    context = "The dog ran."
+    inside = wise(model, [ITALY], 2, TEXTS, contexts=[context])
+    at_ends = torch.stack([one[-1] for one in apart_of(model, inside, [ITALY.text, f"{context} {ITALY.text}"])])
+    assert float(at_ends.min()) == pytest.approx(inside.checks["least_at_edits"], rel=1e-9)
+    said = model.text(inside.on(model).generate([ITALY.text, f"{context} {ITALY.text}"], max_new_tokens=1))
+    assert [text.split()[-1] for text in said] == ["Oslo", "Oslo"]
+
+
 @pytest.mark.parametrize(
     ("how", "error", "words"),
     [

@@ -58,6 +58,7 @@ def wise(
     lr: float | None = None,
     shards: int = 1,
     density: float = 1.0,
+    contexts: Sequence[str] = (),
     seed: int = 0,
     check: bool = True,
     progress: bool = False,
@@ -89,6 +90,9 @@ def wise(
         In how many parts the facts are trained; the reference has 2 where facts come one after another.
     density
         The share of D's entries that a shard may change; 0.2 in the reference.
+    contexts
+        Texts before the prompts, each fact trained behind each too, which lowers eps; none by default. The
+        reference samples ten from the model.
     seed
         Same seed, same result. The shards' masks follow from it.
     check
@@ -136,7 +140,7 @@ def wise(
     if check:
         expect_editable(model, facts)
     parts = [facts[i::shards] for i in range(shards)]
-    read = [states_at(model, _answering(model, part), [("mlp_post", layer), site]) for part in parts]
+    read = [states_at(model, _answering(model, part, contexts), [("mlp_post", layer), site]) for part in parts]
     keys = [one for one, _ in read]
     others = _keys_in(model, texts, layer).to(keys[0])
     margins = _margins(margins, torch.cat([written for _, written in read]))
@@ -145,7 +149,7 @@ def wise(
     with progress_bar(total=steps * shards, show=progress, what="side memory") as bar:
         for part, own in zip(parts, keys, strict=True):
             mask = (torch.rand(shape, generator=generator) < density).to(model.device)
-            change, loss = _trained(model, part, site.name, own, others, mask, margins, steps, lr)
+            change, loss = _trained(model, part, contexts, site.name, own, others, mask, margins, steps, lr)
             changes.append(change)
             losses.append(loss)
             bar.update(steps)
@@ -196,6 +200,7 @@ def merged(changes: Float[Tensor, "shard out in"]) -> Float[Tensor, "out in"]:
 def _trained(
     model: Model,
     facts: Sequence[Fact],
+    contexts: Sequence[str],
     site: str,
     keys: Tensor,
     others: Tensor,
@@ -205,8 +210,10 @@ def _trained(
     lr: float,
 ) -> tuple[Tensor, list[float]]:
     """D of some facts, no entry of it outside the mask, and the loss of each step."""
-    answers = [spaced(fact.new) for fact in facts]
-    whole, metric = model.with_answer([fact.text for fact in facts], answers), answer_log_prob(answers)
+    begun = ["", *(f"{context} " for context in contexts)]
+    answers = [spaced(fact.new) for fact in facts for _ in begun]
+    prompts = [before + fact.text for fact in facts for before in begun]
+    whole, metric = model.with_answer(prompts, answers), answer_log_prob(answers)
     wide = torch.promote_types(model.dtype, torch.float32)
     change = torch.zeros(mask.shape, dtype=wide, device=model.device).requires_grad_()
     keys, others = keys.to(change), others.to(change)
@@ -235,9 +242,10 @@ def _apart(x: Tensor, change: Tensor) -> Tensor:
     return (x.to(change) @ change.T).norm(dim=-1)
 
 
-def _answering(model: Model, facts: Sequence[Fact]) -> Rows:
-    """Each fact's prompt with some of its answer's pieces, none to all but the last; the place is the end."""
-    prompts, pieces = in_contexts(model, facts, ()).ids, pieces_of(model, [fact.new for fact in facts])
+def _answering(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> Rows:
+    """Each fact's prompt, behind each context too, with some of its answer's pieces, none to all but the last; the place is the end."""
+    prompts = in_contexts(model, facts, contexts).ids
+    pieces = pieces_of(model, [fact.new for fact in facts for _ in range(1 + len(contexts))])
     ids = [row + own[:j] for row, own in zip(prompts, pieces, strict=True) for j in range(len(own))]
     return Rows(ids, [len(row) - 1 for row in ids])
 
