@@ -243,7 +243,7 @@ def _apart(x: Tensor, change: Tensor) -> Tensor:
 
 
 def _answering(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> Rows:
-    """Each fact's prompt, behind each context too, with some of its answer's pieces, none to all but the last; the place is the end."""
+    """Each fact's prompt, behind each context too, with none to all but the last of its answer's pieces: their ends."""
     prompts = in_contexts(model, facts, contexts).ids
     pieces = pieces_of(model, [fact.new for fact in facts for _ in range(1 + len(contexts))])
     ids = [row + own[:j] for row, own in zip(prompts, pieces, strict=True) for j in range(len(own))]
