@@ -76,7 +76,7 @@ def known(model: cb.Model, facts: list[ed.Fact]) -> list[ed.Fact]:
     return [fact for fact, ok in zip(facts, right, strict=True) if ok]
 
 
-METHODS = ("rome", "memit", "emmet", "alphaedit", "ft", "grace", "ike")
+METHODS = ("rome", "memit", "emmet", "alphaedit", "ft", "grace", "wise", "ike")
 SPREAD = ("memit", "emmet", "alphaedit")
 
 
@@ -201,6 +201,9 @@ def writer(shared: Shared, method: str, layers: list[int], given: argparse.Names
         return lambda now, some, before, *_: ed.grace(
             model, some, last, radius=given.radius, book=before, search=search, check=False
         )
+    if method == "wise":
+        of_wise = {name: value for name, value in asked.items() if name in ("steps", "lr")}
+        return lambda now, some, *_: ed.wise(now, some, last, shared.corpus[:100], check=False, **of_wise)
     rome = method == "rome"
     moments = None if rome and given.without_c else shared.moments(tuple(layers))
     search = replace(ed.Search() if rome else ed.Search(clamp=0.75), **asked)

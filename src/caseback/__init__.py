@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from caseback.model.published import push
     from caseback.model.registry import techniques
     from caseback.model.remote.remote_model import RemoteModel, connect
-    from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
+    from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideMemory, SideTerm, Tilt
     from caseback.model.running.answer_metrics import answer_log_prob
     from caseback.model.running.edits import (
         Add,
@@ -47,7 +47,7 @@ _HOMES = {
     "anatomy.sites": "Site",
     "published": "push",
     "registry": "techniques",
-    "running.affine": "Affine Codebook Fade Rotate SideTerm Tilt",
+    "running.affine": "Affine Codebook Fade Rotate SideMemory SideTerm Tilt",
     "running.edits": "Add Apply Edit Freeze Knockout Mean Noise Project Replace Resample Scale Swap Zero",
     "loading.load": "load",
     "notes": "Note Notes",
@@ -88,6 +88,7 @@ __all__ = [
     "Rotate",
     "Run",
     "Scale",
+    "SideMemory",
     "SideTerm",
     "Site",
     "Swap",

@@ -115,11 +115,12 @@ def test_a_neighbor_that_has_the_new_answer_is_beside_no_other(model):
     assert scores(model, [same, more]).sel(measure="neighborhood").values[1] == 1
 
 
-def test_a_codebook_changes_no_matrix_and_is_drawn(capsys, tmp_path):
+@pytest.mark.parametrize("method", ["grace", "wise"])
+def test_a_memory_changes_no_matrix_and_is_drawn(capsys, tmp_path, corpus, method):
     page = tmp_path / "page.html"
-    status, out, err = run(capsys, *FACT, "--method", "grace", "--html", str(page))
-    assert status == 0 and "a codebook beside it" in out, err
-    assert "a codebook" in page.read_text() and page.read_text().count("<script") == 2
+    status, out, err = run(capsys, *FACT, "--method", method, "--corpus", corpus, "--html", str(page))
+    assert status == 0 and "a memory beside it" in out, err
+    assert "a memory" in page.read_text() and page.read_text().count("<script") == 2
 
 
 @pytest.mark.parametrize("layout", ["counterfact", "zsre"])
@@ -195,6 +196,7 @@ def test_the_page_has_every_prompt_and_nothing_as_markup(model):
         ([*FACT, "--true", "Paris"], "does not know"),
         ([*FACT, "--method", "romme"], "--method 'romme' is unknown. Did you mean rome"),
         ([*FACT, "--method", "memit"], "give --corpus"),
+        ([*FACT, "--method", "wise"], "shut at plain texts: give --corpus"),
         ([*FACT, "--method", "ft", "--clamp", "2"], "--method ft has no --clamp"),
         ([*FACT, "--method", "mend"], "give --train FILE"),
         ([*FACT, "--editor", "x"], "--method rome has no --editor: it is of mend"),

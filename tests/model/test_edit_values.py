@@ -10,7 +10,7 @@ import caseback as cb
 import shelf
 import zoo
 from caseback.errors import CasebackError, EditError, OutOfRange, UnknownSite
-from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
+from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideMemory, SideTerm, Tilt
 from exact import exact
 
 ROWS = shelf.ids((6, 6))
@@ -477,6 +477,7 @@ def test_numbers_that_are_not_finite_are_refused_where_they_are_given(value):
         lambda: Affine("resid_post", torch.zeros_like(square), offset=vector, layer=1),
         lambda: SideTerm("model.layers.0.mlp.output", square, square),
         lambda: Codebook("model.layers.0.mlp.output", square, square, vector),
+        lambda: SideMemory("model.layers.0.mlp.output", square, vector[:1]),
     ):
         with pytest.raises(EditError, match="(has|is) (nan|inf|-inf): expected finite numbers"):
             edit()

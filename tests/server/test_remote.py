@@ -58,6 +58,7 @@ def edits_of(model, source):
         cb.Rotate("resid_post", torch.randn(2, d), 30.0, layer=2, by=True),
         cb.SideTerm(path, torch.randn(1, d), torch.randn(1, wide)),
         cb.Codebook(path, torch.randn(3, wide), torch.randn(3, d), torch.full((3,), 1e3)),
+        cb.SideMemory(path, torch.randn(d, wide), torch.ones(1)),
         cb.Resample("z", source, layer=1, head=0),
         cb.Swap("resid_post", torch.randn(1, d), source, layer=2),
         [cb.Zero("mlp_out", layer=0), cb.Freeze("attn_out", layer=1)],

@@ -32,3 +32,4 @@ from caseback.edit.side_effects import generation_entropy as generation_entropy
 from caseback.edit.side_effects import of_generation as of_generation
 from caseback.edit.side_effects import on_plain_text as on_plain_text
 from caseback.edit.values import Search as Search
+from caseback.edit.wise import wise as wise

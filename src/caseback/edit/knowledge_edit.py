@@ -28,7 +28,7 @@ from caseback.model.anatomy.dense import stored_matrix
 from caseback.model.anatomy.identity import model_digest
 from caseback.model.arguments import checked
 from caseback.model.display import Displayed
-from caseback.model.running.affine import Codebook, SideTerm
+from caseback.model.running.affine import Codebook, SideMemory, SideTerm
 from caseback.model.running.edits import Edit
 from caseback.model.running.model import Model
 
@@ -41,7 +41,7 @@ class KnowledgeEdit(Displayed):
     Attributes
     ----------
     edits
-        Side terms of MLP output matrices, or a codebook.
+        Side terms of MLP output matrices, a codebook, or a side memory.
     facts
         What is written.
     method
@@ -131,7 +131,7 @@ def applied(model: Model, edit: KnowledgeEdit) -> Model:
     Raises
     ------
     EditError
-        For a codebook, which changes no weight.
+        For a codebook or a side memory, which change no weight.
     AnatomyError
         For quantized or offloaded weights, and matrices under an adapter: their model under the edit is
         ``edit.on(model)``.
@@ -175,8 +175,8 @@ def save_knowledge_edit(edit: KnowledgeEdit, path: str | Path, *, model: Model) 
     tensors: dict[str, Tensor] = {f"keys.{layer}": keys for layer, keys in edit.keys.items()}
     kinds = []
     for i, one in enumerate(edit.edits):
-        if not isinstance(one, SideTerm | Codebook):
-            raise EditError(f"{one.describe()} is no side term and no codebook: save it with save_edits")
+        if not isinstance(one, SideTerm | Codebook | SideMemory):
+            raise EditError(f"{one.describe()} is no side term, codebook or side memory: save it with save_edits")
         kinds.append([type(one).__name__, one.site])
         tensors |= {f"{i}.{name}": getattr(one, name) for name in _PARTS[type(one).__name__]}
     facts = {
@@ -189,8 +189,12 @@ def save_knowledge_edit(edit: KnowledgeEdit, path: str | Path, *, model: Model) 
     save(Artifact(tensors, facts, model.provenance(), dict(edit.checks)), KNOWLEDGE_EDIT, path)
 
 
-_PARTS = {"SideTerm": ("left", "right"), "Codebook": ("keys", "values", "radii")}
-_ACTIONS = {"SideTerm": SideTerm, "Codebook": Codebook}
+_PARTS = {
+    "SideTerm": ("left", "right"),
+    "Codebook": ("keys", "values", "radii"),
+    "SideMemory": ("change", "threshold"),
+}
+_ACTIONS = {"SideTerm": SideTerm, "Codebook": Codebook, "SideMemory": SideMemory}
 
 
 @checked

@@ -25,9 +25,10 @@ TAKES = {
     "alphaedit": ("ridge", "clamp", "steps"),
     "ft": ("steps",),
     "grace": ("steps",),
+    "wise": ("steps",),
     "mend": ("steps", "editor", "train"),
 }
-ONE_LAYER = ("rome", "ft", "grace")
+ONE_LAYER = ("rome", "ft", "grace", "wise")
 OF_A_STEP = 10  # facts of a step of training
 PLAIN = 100  # lines of the corpus on which side effects are measured
 
@@ -57,7 +58,7 @@ def edit(
     of: OfModel = OfModel(),
     method: Method = Method("rome").worded(method=f"{', '.join(TAKES)}."),
     layers: Layers = Layers().worded(
-        layers="Such as 0,1; one of rome, ft and grace. By default a third of the way up; mend's are the last three."
+        layers="Such as 0,1; one of rome, ft, grace, wise. By default a third of the way up; mend's are the last three."
     ),
     texts: CorpusFile = CorpusFile().worded(
         corpus="Texts, one a line: what matrices usually read (C) and, of the first 100, what the edit changes."
@@ -127,6 +128,8 @@ def _expect_method(method: str, own: dict[str, Any], corpus: Path | None, layers
             f"--method {method} follows from what matrices usually read: give --corpus, or --method rome, which does "
             "without"
         )
+    if corpus is None and method == "wise":
+        raise CasebackError("--method wise keeps its memory shut at plain texts: give --corpus")
     if method == "mend" and not {"editor", "train"} & own.keys():
         raise CasebackError(
             "--method mend edits by a network: give --train FILE, other facts that it is trained on, or --editor FILE, "
@@ -243,6 +246,9 @@ def _edit(
 
     if method == "mend":
         return _added(methods.mend(model, facts, _editor(model, layers, seed, **own), check=how["check"]))
+    if method == "wise":
+        assert corpus is not None
+        return methods.wise(model, facts, layers[0], _lines(corpus)[:PLAIN], seed=seed, **own, **how)
     searched = {name: own.pop(name) for name in ("steps", "clamp") if name in own and method != "ft"}
     if method == "ft":
         return methods.fine_tuned(model, facts, layers[0], **own, **how)

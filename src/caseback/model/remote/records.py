@@ -22,7 +22,7 @@ from caseback.errors import CasebackError, EditError, TargetError
 from caseback.jobs.sent_calls import OfACall
 from caseback.model.anatomy.sites import Site
 from caseback.model.running import metrics
-from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideTerm, Tilt
+from caseback.model.running.affine import Affine, Codebook, Fade, Rotate, SideMemory, SideTerm, Tilt
 from caseback.model.running.answer_metrics import answer_log_prob
 from caseback.model.running.edits import (
     Add,
@@ -42,7 +42,10 @@ from caseback.model.running.site_metrics import activation
 
 OWN = {
     action.__name__: action
-    for action in (Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate, SideTerm, Codebook)
+    for action in (
+        *(Zero, Replace, Add, Scale, Mean, Noise, Project, Affine, Tilt, Fade, Rotate),
+        *(SideTerm, Codebook, SideMemory),
+    )
 }
 """The edits that hold by themselves."""
 

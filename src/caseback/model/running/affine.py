@@ -6,12 +6,13 @@
     Fade       x <- x + decay^t v,        t = 0, 1, 2 ... at the positions that are addressed
     SideTerm   y <- y + left^T (right x),         what W + left^T right gives in place of W
     Codebook   y <- values_i where |x - keys_i| <= radii_i,        i the nearest key
+    SideMemory y <- y + D x where |D x| >= threshold
 
 Erasure (LEACE: W = -R's partner, center the mean), fine-tuned representations (LoReFT: R = W' - Q, W = Q) and Gaussian
 transport (MiMiC: all of d rows) are affine maps. Turning in a plane is angular steering (Vu & Nguyen 2025).
 
-For the last two a module is named by its path, ``model.layers.3.mlp.down_proj.output``, and x is its input. Nothing is
-written to the model, so an edit is undone by leaving it out; and a term is computed in float32 at least, where an
+For the last three a module is named by its path, ``model.layers.3.mlp.down_proj.output``, and x is its input. Nothing
+is written to the model, so an edit is undone by leaving it out; and a term is computed in float32 at least, where an
 addition to weights of half precision would be lost below their last bit.
 """
 
@@ -231,6 +232,39 @@ class Codebook(Edit):
         distance, nearest = torch.cdist(x, self.keys.to(x), compute_mode=exactly).min(-1)
         inside = distance <= self.radii.to(x)[nearest]
         return torch.where(inside[:, None], self.values.to(old)[nearest], old)
+
+
+@dataclass(frozen=True, eq=False)
+class SideMemory(Edit):
+    """Put the output of another matrix, W + ``change``, where the two outputs are ``threshold`` or more apart.
+
+    ``change`` is (out, in), in the orientation of W x, and ``threshold`` (1,); lengths are Euclidean, in float32 at
+    least. Elsewhere the module's output stays as it is, bit by bit.
+    """
+
+    change: Float[Tensor, "out in"]
+    threshold: Float[Tensor, " one"]
+    of_input: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _put_numbers(self, {"change": 2, "threshold": 1})
+        if len(self.threshold) != 1 or bool(self.threshold < 0):
+            raise EditError(
+                f"SideMemory at {self.site!r}: threshold is {self.threshold.tolist()}, expected [0 or more]"
+            )
+
+    def new(self, old: Tensor, where: Where) -> Tensor:
+        x = _entered(self, where, self.change.shape[1])
+        if self.change.shape[0] != where.width or old.shape[-1] != where.width:
+            raise EditError(
+                f"{self.describe()}: change writes a width of {self.change.shape[0]}, expected {where.width}, all "
+                "units of the module's output"
+            )
+        wide = at_least_float32(old)
+        apart = x.to(wide) @ self.change.to(wide).T
+        is_open = apart.norm(dim=-1, keepdim=True) >= self.threshold.to(wide)
+        return torch.where(is_open, (wide + apart).to(old), old)
 
 
 def _put_numbers(edit: Edit, dims: dict[str, int]) -> None:

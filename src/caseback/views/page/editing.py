@@ -144,7 +144,7 @@ def _changes(document: Mapping[str, Any]) -> str:
     lines = []
     for change in document["changes"]:
         if change["norm"] is None:
-            cells = [cell("a codebook"), cell("–"), cell("–")]
+            cells = [cell("a memory"), cell("–"), cell("–")]
         else:
             cells = [cell(str(change["rank"])), cell(number(change["norm"])), cell(percent(change["share"]))]
         lines.append((visible(change["site"]), cells))

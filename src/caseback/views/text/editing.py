@@ -49,7 +49,7 @@ def print_editing(document: Document, *, console: Console | None = None) -> None
         console.print(measures)
         for change in document["changes"]:
             words = (
-                "a codebook beside it"
+                "a memory beside it"
                 if change["norm"] is None
                 else f"changed by {number(change['norm'])}, {percent(change['share'])} of its norm"
             )
