@@ -75,7 +75,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "influence_window": Limit(128, "examples sorted by length", "batches of like lengths waste no padding"),
         "corpus_rows": Limit(8, "rows of a corpus per pass", "their streams at every depth are held together"),
         "stream_tokens": Limit(2048, "tokens per pass", "maps of attention at every layer are held together", 16384),
-        "tables_at_once": Limit(2, "tables of a corpus", "each holds what it forms of a batch", 1),
+        "tables_at_once": Limit(2, "tables of a corpus", "each holds what it forms of a batch"),
         "shard_tokens": Limit(2**14, "tokens of a corpus per shard", "what an interruption costs"),
         "activation_rows": Limit(16, "rows per pass", "examples of units are read again in few passes"),
         "context_prompts": Limit(16, "prompts per pass", "logits at all their positions are held"),

@@ -119,7 +119,8 @@ def _look(frame: pd.DataFrame, report: KindReport) -> dict[str, list[Any]]:
     """Scores unit by unit: of all heads or experts, of neurons the strongest that have the label."""
     own = frame
     if report.sort == "neuron":
-        own = frame[beyond(frame.score, frame.band, report.threshold)].nlargest(STRONGEST, "score")
+        labeled = np.asarray(beyond(frame.score, frame.band, report.threshold), dtype=bool)
+        own = frame.loc[labeled].sort_values(by="score", ascending=False, kind="stable").head(STRONGEST)
     columns = {name: [_digits(x) for x in own[name].to_numpy(float)] for name in ("score", "control")}
     return {"unit": [str(name) for name in own.unit], **columns}
 

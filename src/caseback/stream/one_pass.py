@@ -91,8 +91,8 @@ def _add(tables: Mapping[str, Table], states: Mapping[str, State], seen: Seen) -
     Much of what a table does (gathering, counting, sorting) runs on one thread, whatever torch has. Every table still
     takes its batches in their order, so that its sums have the same bits.
     """
-    at_once = min(limit("tables_at_once", seen.index.device), torch.get_num_threads())
-    if at_once == 1:
+    at_once = min(limit("tables_at_once"), torch.get_num_threads())
+    if at_once == 1 or seen.index.device.type != "cpu":
         for name, table in tables.items():
             table.add(states[name], seen)
         return

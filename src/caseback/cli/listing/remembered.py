@@ -16,6 +16,7 @@ from typing import Any
 
 import caseback
 from caseback.errors import CasebackError
+from caseback.jobs.json_text import parse_json
 from caseback.jobs.whole_file import whole_file
 from caseback.plugins import offered
 
@@ -39,13 +40,13 @@ def remembered(name: str, make: Callable[[], list[Any]]) -> list[Any]:
     if not folder or offered("techniques"):
         return make()
     path, code = Path(folder, f"{name}.json"), _code()
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        stored = parse_json(path.read_text(encoding="utf-8"))
         if stored["code"] == code and isinstance(stored["rows"], list):
             return stored["rows"]
     rows = make()
     with suppress(OSError, CasebackError):  # a home that cannot be written to
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         with whole_file(path) as draft:
             draft.write_text(json.dumps({"code": code, "rows": rows}), encoding="utf-8")
     return rows

@@ -8,7 +8,7 @@ that nothing is downloaded in vain.
 
 from __future__ import annotations
 
-import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from caseback.errors import LoadError
+from caseback.jobs.json_text import parse_json
 from caseback.jobs.memory import free_bytes
 
 _SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -68,7 +69,7 @@ def stored_numbers(folder: Path) -> dict[str, int]:
     try:
         for name in _files_of(folder):
             with (folder / name).open("rb") as file:
-                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+                header = parse_json(file.read(struct.unpack("<Q", file.read(8))[0]).decode())
             for tensor in (one for key, one in header.items() if key != "__metadata__"):
                 kind, shape = str(tensor["dtype"]), torch.Size(tensor["shape"])
                 counts[kind] = counts.get(kind, 0) + shape.numel()
@@ -80,9 +81,13 @@ def stored_numbers(folder: Path) -> dict[str, int]:
 def _files_of(folder: Path) -> list[str]:
     """The files that transformers reads; others beside them may hold the same weights again."""
     index, whole = folder / "model.safetensors.index.json", "model.safetensors"
-    if (folder / whole).is_file():
+    if os.path.isfile(folder / whole):
         return [whole]
-    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() else []
+    return (
+        sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if os.path.isfile(index)
+        else []
+    )
 
 
 def numbers_of_config(opener: Any, config: Any, *, trust_remote_code: bool = False) -> dict[str, int]:
