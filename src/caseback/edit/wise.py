@@ -158,7 +158,7 @@ def wise(
     least = at_edits.min()
     if not bool(least > 0):
         raise CasebackError("the side memory differs from the matrix at no edit: raise steps, lr or density")
-    threshold = least[None] * (1 - torch.finfo(model.dtype).eps ** 0.5)
+    threshold = _threshold(at_edits, model)
     checks = {
         "loss": losses,
         "margins": list(margins),
@@ -217,12 +217,11 @@ def _trained(
     wide = torch.promote_types(model.dtype, torch.float32)
     change = torch.zeros(mask.shape, dtype=wide, device=model.device).requires_grad_()
     keys, others = keys.to(change), others.to(change)
-    slack = 1 - torch.finfo(model.dtype).eps ** 0.5
     optimizer, losses = torch.optim.Adam([change], lr=lr), []
     for _ in range(steps):
         optimizer.zero_grad()
         at_edits = _apart(keys, change)
-        memory = SideMemory(site, change, slack * at_edits.detach().min()[None])
+        memory = SideMemory(site, change, _threshold(at_edits.detach(), model))
         log_p = measured(model.anatomy, whole, metric, edits=[memory], grad=True)[1]
         loss = -log_p.mean() + routing_loss(at_edits, _apart(others, change), margins)
         losses.append(float(loss.detach()))
@@ -240,6 +239,11 @@ def _trained(
 def _apart(x: Tensor, change: Tensor) -> Tensor:
     """Delta of what the matrix reads."""
     return (x.to(change) @ change.T).norm(dim=-1)
+
+
+def _threshold(at_edits: Float[Tensor, " edit"], model: Model) -> Float[Tensor, " one"]:
+    """Just below the least Delta of an edit's token, so that a batch's rounding shuts no gate."""
+    return at_edits.min()[None] * (1 - torch.finfo(model.dtype).eps ** 0.5)
 
 
 def _answering(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> Rows:
