@@ -164,7 +164,7 @@ def wise(
         "margins": list(margins),
         "least_at_edits": float(least),
         "largest_elsewhere": float(elsewhere.max()),
-        "open_elsewhere": float((elsewhere >= threshold).double().mean()),
+        "open_elsewhere": float(in_float64(elsewhere >= threshold).mean()),
     }
     return KnowledgeEdit([SideMemory(site.name, change, threshold.to(change))], facts, "WISE", {}, checks)
 
