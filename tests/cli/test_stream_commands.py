@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import caseback as cb
 from caseback.cli import app
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError
 from caseback.jobs.job import Job
 from caseback.stream import open_collection, open_store
 
@@ -93,9 +93,20 @@ def test_similar_finds_the_prompts_own_kind(collected):
     x = store.at(range(store.n_tokens))
     best = float((x @ vector / (x.norm(dim=1) * vector.norm())).max())
     assert result["contexts"][0]["score"] == pytest.approx(best, abs=1e-4)
-    assert result["contexts"][0]["token"] == " park" and "park" in ran(
-        "similar", folder, "Tom went to the park", "--site", "resid_post:1"
-    )
+    assert result["contexts"][0]["token"] == " park"
+    assert "park" in ran("similar", folder, "Tom went to the park")  # the one site that is stored
+
+
+def test_the_only_stored_site_is_opened_and_of_several_one_is_to_be_named(collected, tmp_path):
+    folder, _, corpus = collected
+    assert open_store(folder).site == open_store(folder, "resid_post.1").site
+    both = ("--activations", "resid_post:1,mlp_out:0")
+    ran("collect", corpus, "--store", tmp_path / "two", *both)
+    with pytest.raises(LoadError, match="activations of resid_post.1, mlp_out.0: say which"):
+        open_store(tmp_path / "two")
+    ran("collect", corpus, "--store", tmp_path / "none", "--tables", "stream_moments")
+    with pytest.raises(LoadError, match="holds no activations"):
+        open_store(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
