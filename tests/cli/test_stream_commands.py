@@ -84,6 +84,15 @@ def test_jobs_and_work(collected):
     assert job.path(1).read_bytes() == before
 
 
+def test_documents_without_text_are_passed_over_and_counted(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in ("", TEXTS[0], " ", TEXTS[1]))
+    )
+    printed = ran("collect", tmp_path / "corpus.jsonl", "--store", tmp_path / "store", "--tables", "stream_moments")
+    assert "2 documents have no text: passed over" in printed
+    assert open_collection(tmp_path / "store", cb.load("meadow")).n_tokens == 16
+
+
 def test_similar_finds_the_prompts_own_kind(collected):
     folder, _, _ = collected
     result = json.loads(ran("similar", folder, "Tom went to the park", "--site", "resid_post:1", "--top", 3, "--json"))
