@@ -118,8 +118,8 @@ class Prompts(Displayed):
         take = lambda listed: [listed[i] for i in indices]  # noqa: E731
         return replace(
             self,
-            clean=_rows(self.clean, indices),
-            corrupt=_rows(self.corrupt, indices),
+            clean=self.clean[indices],
+            corrupt=self.corrupt[indices],
             target=take(self.target),
             foil=take(self.foil),
             corrupt_target=take(self.corrupt_target),
@@ -251,7 +251,3 @@ class Prompts(Displayed):
     def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
         return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
-
-
-def _rows(tokens: Tokens, indices: list[int]) -> Tokens:
-    return Tokens(tokens.ids[indices], tokens.mask[indices], [tokens.text[i] for i in indices])
