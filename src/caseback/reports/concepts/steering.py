@@ -38,6 +38,7 @@ __all__ = ["STEERING", "WHERE", "find_when", "steering_document"]
 WHERE = {"all": None, "prompt": "prompt", "generated": "generated"}
 
 
+_FOLDS = 2
 FARTHEST = 2.0
 """Of the strongest strength: how far the curve goes to both sides, since a curve must show where it ends."""
 
@@ -166,6 +167,7 @@ def steering_document(
         "auroc": [_number(value) for value in directions.table.auroc.values],
         "length": [float(x) for x in directions.write.norm(dim=1)],
         "norm": [_number(x) for x in directions.norm],
+        "difference": _difference(directions),
     }
     return STEERING.document(
         model_facts(model),
@@ -221,9 +223,23 @@ def find_when(
             counts[own] += 1
     first, second = ([i for i, group in enumerate(of) if half[group] == side] for side in (0, 1))
     known, judged = ([labels[i] for i in side] for side in (first, second))
+    counted = Counter(known)
+    if len(counted) == 2 and min(counted.values()) < _FOLDS:
+        raise CasebackError(
+            f"half of the labeled prompts, on which directions are found, has {min(counted.values())} of a label: "
+            f"expected {_FOLDS} or more, so {2 * _FOLDS} prompts of each label"
+        )
     states = read_means(model, [texts[i] for i in first])
-    every = find_directions(states, known, groups=[of[i] for i in first], positive=label)
+    every = find_directions(states, known, groups=[of[i] for i in first], positive=label, n_folds=_FOLDS)
     return find_condition(model, [texts[i] for i in second], judged, every, positive=label)
+
+
+def _difference(directions: Directions) -> str:
+    """What ``write`` as it is moves states by, in words."""
+    deviations = directions.table.attrs.get("strength")
+    if deviations is None:
+        return "the distance of the classes"
+    return "a standard deviation of each head" if deviations == 1 else f"{deviations:g} deviations of each head"
 
 
 def _judged(model: Model, tokens: Tokens, condition: Condition) -> dict[str, Any]:

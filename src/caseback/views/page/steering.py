@@ -20,6 +20,7 @@ from caseback.views.page.kit.curve_svg import curve_svg
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class, tone_key
 from caseback.views.page.page import Page
+from caseback.views.text.concepts.steering import condition_words, left_alone
 
 __all__ = ["steering_html"]
 
@@ -72,7 +73,7 @@ def _words(document: Mapping[str, Any]) -> str:
     dose, (negative, positive) = document["dose"], _classes(document)
     places = document["direction"]["places"]
     where = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
-    size = "a state's mean length" if document["unit"] == "norm" else "the distance of the two classes"
+    size = "a state's mean length" if document["unit"] == "norm" else document["direction"]["difference"]
     fine = [i for i, at in enumerate(dose["dose"]) if not _beyond(document, at) and dose["effect"][i] is not None]
     first, last = fine[0], fine[-1]
     lines = [
@@ -94,6 +95,8 @@ def _words(document: Mapping[str, Any]) -> str:
             if doubled
             else " The perplexity of plain text doubles at none of these doses."
         )
+    if (condition := document.get("condition")) is not None:
+        lines.append(f" {condition_words(condition)}")
     return "".join(lines)
 
 
@@ -146,17 +149,21 @@ def _texts(document: Mapping[str, Any]) -> str:
         "<h2>What is written</h2>",
         note(
             "Tokens are shaded by where they lie along the direction as the model without it reads the text, so it is "
-            "the words that are judged and not what was added: 0 is the mean of the unsteered texts, 1 the distance of "
-            "the classes."
+            "the words that are judged and not what was added: 0 is the mean of the unsteered texts, 1 "
+            f"{document['direction']['difference']}."
         ),
         tone_key(f"toward {negative}", f"toward {positive}", -full, full),
     ]
     names = ["unsteered", *(f"{signed(strength)}" for strength in document["strengths"])]
     order = sorted(range(len(names)), key=lambda i: 0.0 if i == 0 else document["strengths"][i - 1])
-    for row in document["continuations"]:
+    condition = document.get("condition")
+    for b, row in enumerate(document["continuations"]):
+        left = "" if condition is None or condition["met"][b] else f" ({left_alone(condition, b)})"
         cards = "".join(_text(document, names[i], i, row["read"][i], full) for i in order)
         prompt = html.escape(_shown(row["prompt"]))
-        parts.append(f"<div class='written'><p>{prompt} …</p><div class='columns'>{cards}</div></div>")
+        parts.append(
+            f"<div class='written'><p>{prompt} …{html.escape(left)}</p><div class='columns'>{cards}</div></div>"
+        )
     return "".join(parts)
 
 
