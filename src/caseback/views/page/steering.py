@@ -78,26 +78,38 @@ def _words(document: Mapping[str, Any]) -> str:
     first, last = fine[0], fine[-1]
     lines = [
         f"From {negative} to {positive}, at {where}, in {visible(document['model']['name'])}: added to "
-        f"{_TOKENS[document['where']]}, where a dose of 1 is {size}. {_sentence(document['metric'])} goes from "
+        f"{_TOKENS[document['where']]}, where a dose of 1 is {size}. {_sentence(document['metric'])} "
+    ]
+    doubled = [signed(at) for at in (dose["doubles_below"], dose["doubles_above"]) if at is not None]
+    if first == last:
+        lines.append(
+            f"is {signed(dose['effect'][first])} unsteered; the perplexity of plain text doubles at "
+            f"{' and '.join(doubled)}, nearer than the least of these doses."
+        )
+    else:
+        lines.append(_rise(dose, first, last))
+        if doubled:
+            at = " and ".join(doubled)
+            lines.append(f" These are the doses before the perplexity of plain text doubles, which is at {at}.")
+        elif "perplexity" in dose:
+            lines.append(" The perplexity of plain text doubles at none of these doses.")
+    if (condition := document.get("condition")) is not None:
+        lines.append(f" {condition_words(condition)}")
+    return "".join(lines)
+
+
+def _rise(dose: Mapping[str, Any], first: int, last: int) -> str:
+    """From where to where the effect goes between two doses, and random vectors' beside it."""
+    ends = [
         f"{signed(dose['effect'][first])} at {signed(dose['dose'][first])} to {signed(dose['effect'][last])} at "
         f"{signed(dose['dose'][last])}"
     ]
     if "control_effect" in dose and None not in (dose["control_effect"][first], dose["control_effect"][last]):
-        lines.append(
-            f"; random vectors of that length, on average, from {signed(dose['control_effect'][first])} to "
+        ends.append(
+            f"random vectors of that length, on average, from {signed(dose['control_effect'][first])} to "
             f"{signed(dose['control_effect'][last])}"
         )
-    lines.append("." if dose["monotone"] else ", and turns round on the way.")
-    if "perplexity" in dose:
-        doubled = [signed(at) for at in (dose["doubles_below"], dose["doubles_above"]) if at is not None]
-        lines.append(
-            f" These are the doses before the perplexity of plain text doubles, which is at {' and '.join(doubled)}."
-            if doubled
-            else " The perplexity of plain text doubles at none of these doses."
-        )
-    if (condition := document.get("condition")) is not None:
-        lines.append(f" {condition_words(condition)}")
-    return "".join(lines)
+    return f"goes from {'; '.join(ends)}{'.' if dose['monotone'] else ', and turns round on the way.'}"
 
 
 def _sentence(words: str) -> str:
