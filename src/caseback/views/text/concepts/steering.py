@@ -50,8 +50,8 @@ def print_steering(document: Document, *, console: Console | None = None) -> Non
         console.print(Text(condition_words(condition)))
     for b, row in enumerate(document["continuations"]):
         if row["unsteered"] or any(row["steered"]):
-            left = condition is not None and not condition["met"][b]
-            console.print(_continuations(row, document["strengths"], note=left_alone(condition, b) if left else ""))
+            note = "" if condition is None or condition["met"][b] else left_alone(condition, b)
+            console.print(_continuations(row, document["strengths"], note=note))
     console.print(_doses(document))
     for line in summary(document):
         console.print(Text(line))
