@@ -211,3 +211,54 @@ def test_an_interrupted_training_says_whether_there_is_something_to_go_on_from(c
         with pytest.raises(SystemExit) as ended:
             cli.main(["dictionary", "train", str(corpus), "--site", "resid_post:1", "--store", str(folder)])
         assert ended.value.code == 130 and capsys.readouterr().err.endswith(f"{left}\n")
+
+
+def test_what_a_dictionary_is_and_cards_of_its_features(capsys, corpus, tmp_path):
+    options = ["--width", "320", "--k", "4", "--tokens", "600", "--step-tokens", "100"]
+    cross = ["--site", "resid_post:0+resid_post:2", "--architecture", "topk_crosscoder"]
+    skip = ["--site", "mlp_in:1", "--target", "mlp_out:1", "--architecture", "topk", "--skip"]
+    for name, kind in (("cross", cross), ("skip", skip)):
+        answered(capsys, "train", str(corpus), *kind, *options, "--store", str(tmp_path / name))
+
+    skipped = json.loads(answered(capsys, "show", str(tmp_path / "skip"), "7", "--json"))
+    (one,) = skipped["dictionaries"]
+    assert one["sources"] == ["mlp_in.1"] and one["targets"] == ["mlp_out.1"] and one["skip"]
+    assert one["layout"] == "caseback" and one["model"] == "meadow" and one["options"]["k"] == 4
+    how = one["trained"]["trained"]
+    assert how["tokens"] >= 600 and how["recipe"] == {"width": 320, "skip": True} and how["last_step"]["l0"] == 4
+    (card,) = skipped["cards"]
+    assert card["feature"] == 7 and not card["up"] and not card["examples"] and len(card["neighbors"]) == 5
+    text = answered(capsys, "show", str(tmp_path / "skip"), "7")
+    assert "adds a linear map of what it reads" in text and "explained" in text and "feature 7" in text
+
+    page = tmp_path / "page.html"
+    asked = ["show", str(tmp_path / "cross"), "3", "5", "-m", "meadow", "--corpus", str(corpus)]
+    shown = json.loads(answered(capsys, *asked, "--json", "--html", str(page)))
+    (one,) = shown["dictionaries"]
+    assert one["sources"] == ["resid_post.0", "resid_post.2"] and sum(one["classes"].values()) == 320
+    assert [norm["target"] for norm in shown["cards"][0]["by_target"]] == one["targets"]
+    features = ["features", str(tmp_path / "cross"), str(corpus), "--features", "3,5", "--json"]
+    assert shown["cards"] == json.loads(answered(capsys, *features))["cards"] and shown["tokens"] > 100
+    assert "batch" not in text and "resid_post.2" in page.read_text(encoding="utf-8")
+
+    files = tmp_path / "many"
+    several = ["--site", "mlp_in:0,mlp_in:2", "--target", "mlp_out:0,mlp_out:2", "--architecture", "topk"]
+    answered(capsys, "train", str(corpus), *several, *options, "--store", str(files))
+    both = json.loads(answered(capsys, "show", str(files), "--json"))["dictionaries"]
+    assert [one["targets"] for one in both] == [["mlp_out.0"], ["mlp_out.2"]]
+    assert "features of which of" in refused(capsys, "show", str(files), "3")
+    assert "feature 900: there are 320" in refused(capsys, "show", str(tmp_path / "skip"), "900")
+    assert "a corpus is read by a model" in refused(
+        capsys, "show", str(files / f"{both[0]['name']}.safetensors"), "3", "--corpus", str(corpus)
+    )
+    assert "expected 1 target, or one for each" in refused(
+        capsys,
+        "train",
+        str(corpus),
+        *several,
+        *options,
+        "--store",
+        str(files),
+        "--target",
+        "mlp_out:0,mlp_out:1,mlp_out:2",
+    )

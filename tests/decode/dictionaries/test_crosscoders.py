@@ -168,14 +168,15 @@ def test_what_is_no_crosscoders_is_refused():
         latent_scaling(plain, torch.zeros(4, 16))  # pyright: ignore[reportArgumentType]
 
 
-def test_what_is_of_one_site_refuses_a_crosscoder_in_words():
+def test_what_is_of_one_models_sites_refuses_others_in_words():
     model = cb.load("meadow")
     cross = BatchTopKCrosscoder(160, 32, n_sources=2, k=4, facts=Facts(site="resid_post"))
     for work in (
         lambda: attach(model, cross),
         lambda: feature_words(model, cross),
-        lambda: replacement_measures(model, cross, ["Mary went to the store."]),
         lambda: features_document(model, cross, ["Mary went to the store."]),
     ):
-        with pytest.raises(ArgumentError, match="batch_topk_crosscoder reads resid_post at once: .* of one site"):
+        with pytest.raises(ArgumentError, match="batch_topk_crosscoder of source 0, source 1: .* has no such sites"):
             work()
+    with pytest.raises(ArgumentError, match="batch_topk_crosscoder reads resid_post at once: .* of one site"):
+        replacement_measures(model, cross, ["Mary went to the store."])
