@@ -5,6 +5,7 @@ import json
 import pytest
 
 from caseback import cli
+from caseback import load as load_model
 from caseback.decode.dictionaries import Facts, TopK, load, read_explanations, save, save_dictionary
 from caseback.decode.dictionaries.training.pools import ModelPools
 
@@ -261,4 +262,39 @@ def test_what_a_dictionary_is_and_cards_of_its_features(capsys, corpus, tmp_path
         str(files),
         "--target",
         "mlp_out:0,mlp_out:1,mlp_out:2",
+    )
+
+
+def test_dictionaries_of_several_sources_are_measured_target_by_target(capsys, corpus, tmp_path):
+    options = ["--width", "64", "--k", "4", "--tokens", "600", "--step-tokens", "100"]
+    cross = ["--site", "resid_post:0+resid_post:2", "--architecture", "topk_crosscoder"]
+    answered(capsys, "train", str(corpus), *cross, *options, "--store", str(tmp_path / "cross"))
+    page = tmp_path / "page.html"
+    asked = ["eval", str(corpus), str(tmp_path / "cross"), "--rows", "4"]
+    measured = json.loads(answered(capsys, *asked, "--json", "--html", str(page)))
+    assert [row["name"] for row in measured["rows"] if row["kind"] == "trained"] == [
+        "cross at resid_post.0",
+        "cross at resid_post.2",
+    ]
+    (shared,) = measured["shared"]
+    assert sum(shared["kinds"].values()) == 64 and shared["exclusive"] >= 0
+    assert "latent scaling" in page.read_text(encoding="utf-8") and "latent scaling" in answered(capsys, *asked)
+
+    both = ["--site", "resid_post:1", "--architecture", "topk_crosscoder", "--other", "meadow"]
+    copy = tmp_path / "chat"
+    load_model("meadow").hf.save_pretrained(copy)
+    load_model("meadow").tokenizer.save_pretrained(copy)
+    both[-1] = str(copy)
+    answered(capsys, "train", str(corpus), *both, *options, "--store", str(tmp_path / "two"))
+    (one,) = json.loads(answered(capsys, "show", str(tmp_path / "two"), "3", "-m", "meadow", "--json"))["dictionaries"]
+    name = load_model(str(copy)).name
+    capsys.readouterr()
+    assert one["sources"] == ["meadow:resid_post.1", f"{name}:resid_post.1"]
+    asked = ["eval", str(corpus), str(tmp_path / "two"), "--rows", "4"]
+    assert "is of two models" in refused(capsys, *asked)
+    rows = json.loads(answered(capsys, *asked, "--other", str(copy), "--json"))["rows"]
+    assert [row["site"] for row in rows if row["kind"] == "trained"] == one["sources"]
+    assert rows[0]["ce_increase"] == pytest.approx(rows[1]["ce_increase"], rel=1e-4)
+    assert "no + and no --target" in refused(
+        capsys, "train", str(corpus), *cross, *options, "--other", str(copy), "--store", str(tmp_path / "x")
     )

@@ -11,6 +11,8 @@ from typer import Option
 
 from caseback.cli.group import Group
 from caseback.cli.inputs import names_in, numbers
+from caseback.cli.loading import model_of
+from caseback.cli.options import OfModel
 from caseback.errors import CasebackError
 
 
@@ -68,6 +70,23 @@ class NotesFile(Group):
     notes: Annotated[Path | None, Option(help="A file of people's notes, as caseback label writes it.")] = None
 
 
+class Other(Group):
+    """The second model of crosscoders of two."""
+
+    other: Annotated[
+        str | None, Option(help="A second model with the same tokens: crosscoders are of --site in both.")
+    ] = None
+
+    def beside(self, first: Any) -> dict[str, Any] | None:
+        """Both models by name, where there is a second."""
+        if self.other is None:
+            return None
+        second = model_of(OfModel(model=self.other))
+        if second.name == first.name:
+            raise CasebackError(f"both models are called {first.name!r}: give copies in folders of other names")
+        return {first.name: first, second.name: second}
+
+
 class Where(Group):
     """Where dictionaries read and write."""
 
@@ -84,8 +103,8 @@ class Where(Group):
         False
     )
 
-    def pairs(self) -> list[tuple[str, str | list[str], str | list[str] | None]]:
-        """What each is called, where it reads and where it writes.
+    def pairs(self, models: Sequence[str] = ()) -> list[tuple[str, str | list[str], str | list[str] | None]]:
+        """What each is called, where it reads and where it writes; in each of several models, if they are named.
 
         Raises
         ------
@@ -99,6 +118,12 @@ class Where(Group):
                 f"--target names {len(targets)}: expected 1 target, or one for each of {len(sites)} sites"
             )
         targets = targets * len(sites) if len(targets) == 1 else targets
+        if models:
+            if self.target is not None or any("+" in site for site in sites):
+                raise CasebackError(
+                    "with --other a crosscoder reads one --site in both models: give no + and no --target"
+                )
+            return [(site, [f"{name}:{site}" for name in models], None) for site in sites]
         split = lambda text: text.split("+") if "+" in text else text  # noqa: E731
         return [
             (site, split(site), None if target is None else split(target))

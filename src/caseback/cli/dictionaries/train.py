@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
-from caseback.cli.dictionaries.shared_options import Schedule, Sparsity, Where
+from caseback.cli.dictionaries.shared_options import Other, Schedule, Sparsity, Where
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed, Stored
@@ -24,6 +24,7 @@ def train(
     ],
     of: OfModel = OfModel(),
     where: Where = Where(),
+    other: Other = Other(),
     architecture: Annotated[
         str, Option(help="batch_topk, topk, jump_relu, standard, switch, group_topk, …; several parted by commas.")
     ] = "batch_topk",
@@ -72,6 +73,10 @@ def train(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.training import print_training
 
+        first = None if other.other is None else model_of(of)
+        models = None if first is None else other.beside(first)
+        if models is not None and end_to_end:
+            raise CasebackError("--end-to-end is through one model: leave out --other")
         names = names_in(architecture)
         sparsity.expect_used([architecture_of(name).options for name in names])
         recipes = [
@@ -87,12 +92,12 @@ def train(
                 **more,
                 **schedule.given,
             )
-            for site, reads, writes in where.pairs()
+            for site, reads, writes in where.pairs(list(models or ()))
             for name in names
             for label, more in sparsity.recipes(architecture_of(name).options, schedule.coefficient)
         ]
         folder = make_folder(stored.store, "the dictionaries")
-        model = model_of(of)
+        model = first or model_of(of)
         shown = [0.0]
 
         def show(so_far: list[Trained]) -> None:
@@ -105,7 +110,7 @@ def train(
         trained = None
         if through < n_tokens:
             trained = train_dictionaries(
-                model,
+                models or model,
                 corpus,
                 recipes,
                 n_tokens=n_tokens - through,

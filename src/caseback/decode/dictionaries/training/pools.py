@@ -25,6 +25,7 @@ from torch import Tensor
 from caseback.decode.dictionaries.training.reading import Batches, Reading
 from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import as_site
 from caseback.model.running.model import Model
@@ -121,6 +122,11 @@ class ModelPools:
 
     def pool(self, number: int, enough: int | None = None) -> dict[str, Tensor]:
         """See ``Pools``."""
+        joined, first = self.joined(number, enough)
+        return mixed(joined, self.sink, [self.seed, number], first if self.paired else None)
+
+    def joined(self, number: int, enough: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """The states of a pool in the order of its rows, and which tokens are the first of theirs."""
         drawn = self.drawn(number, enough)
         once = np.unique(drawn)
         block = _rows(self.rows, drawn if len(once) == len(drawn) else once)
@@ -137,7 +143,16 @@ class ModelPools:
             place = self._again(drawn, once, order.numpy())
             joined = {name: x[place.to(x.device)] for name, x in joined.items()}
             first = first[place]
-        return _mixed(joined, self.sink, [self.seed, number], first if self.paired else None)
+        return joined, first
+
+    def keep(self, training: Checkpoint) -> None:
+        """Keep what is read of a long pool in files beside a training's checkpoint."""
+        self.reading = Reading(training)
+
+    def forget(self, before: int | None = None) -> None:
+        """Remove these files, of pools that are done, or all."""
+        if self.reading is not None:
+            self.reading.forget(before)
 
     def _states(self, tokens: Tokens, rows: Tensor, front: Tensor) -> dict[str, Tensor]:
         """States of the tokens behind what stands in front of some rows, and which of them begin a row."""
@@ -228,7 +243,7 @@ class StoredPools:
                 store = next(iter(self.stores.values()))
                 begins.append(_begins(store.shard(shard, name="row")[_behind_front(store, shard)]))
         joined = {name: torch.cat(own) for name, own in parts.items()}
-        return _mixed(joined, self.sink, [self.seed, number], torch.cat(begins) if begins else None)
+        return mixed(joined, self.sink, [self.seed, number], torch.cat(begins) if begins else None)
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
@@ -283,7 +298,7 @@ class GivenPools:
         if next(iter(own.values())).ndim == 2:
             return own
         begins = _begins(torch.arange(count).repeat_interleave(self.length)) if self.paired else None
-        return _mixed({name: x.flatten(0, 1) for name, x in own.items()}, None, [self.seed, number], begins)
+        return mixed({name: x.flatten(0, 1) for name, x in own.items()}, None, [self.seed, number], begins)
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
@@ -325,7 +340,7 @@ def _begins(row: Tensor) -> Tensor:
     return torch.cat([torch.ones(1, dtype=torch.bool), row[1:] != row[:-1]])
 
 
-def _mixed(
+def mixed(
     states: dict[str, Tensor], sink: float | None, seed: list[int], begins: Tensor | None = None
 ) -> dict[str, Tensor]:
     """In a drawn order, without the sinks of any site; with ``BEFORE`` where it is known which tokens begin a row."""

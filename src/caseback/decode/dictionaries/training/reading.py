@@ -30,11 +30,13 @@ class Reading:
     ----------
     training
         The training's checkpoint.
+    part
+        Which of several models that read for it.
     """
 
-    def __init__(self, training: Checkpoint):
+    def __init__(self, training: Checkpoint, part: str = ""):
         assert training.path is not None
-        self.path, self.depends_on = training.path, dict(training.depends_on)
+        self.path, self.depends_on, self.part = training.path, dict(training.depends_on), part
 
     def pieces(self, number: int, how: Mapping[str, Any]) -> tuple[int, list[dict[str, Tensor]]]:
         """How many batches of a pool are on disk, and what they gave; of another reading, or damaged, none."""
@@ -50,14 +52,14 @@ class Reading:
 
     def forget(self, before: int | None = None) -> None:
         """Remove the pieces of pools that the training is behind, or all."""
-        start = f"{self.path.name}-pool-"
+        start = f"{self.path.name}-pool{self.part}-"
         for file in self.path.parent.glob(f"{_literal(start)}*"):
             number = file.name.removeprefix(start).partition("-")[0]
             if number.isdecimal() and (before is None or int(number) < before):
                 file.unlink(missing_ok=True)
 
     def _file(self, number: int, piece: int, how: Mapping[str, Any]) -> Checkpoint:
-        path = Path(f"{self.path}-pool-{number}-{piece}")
+        path = Path(f"{self.path}-pool{self.part}-{number}-{piece}")
         return Checkpoint(path, {**self.depends_on, "reading": dict(how)}, what="piece of a pool")
 
     def _read(self, number: int, piece: int, how: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -30,18 +30,22 @@ from caseback.decode.dictionaries.training.curves import (
     training_file,
     write_trainers,
 )
+from caseback.decode.dictionaries.training.model_pools import SeveralModelPools
 from caseback.decode.dictionaries.training.pools import BEFORE, SINK, GivenPools, ModelPools, Pools, StoredPools
-from caseback.decode.dictionaries.training.reading import Reading
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
+from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.stream.documents import Corpus, documents
 from caseback.stream.packing import rows_of
 from caseback.stream.store import Store
+
+Models = Annotated[Mapping[str, Model], JUDGED_BY_THE_FUNCTION]
+"""Models by name."""
 
 SETTLE = 2**15  # tokens from which thresholds are set at the end
 SAVE_EVERY = 30.0  # seconds between checkpoints
@@ -54,7 +58,7 @@ SAVE_SHARE = 10.0  # and so many times as long as one takes, at least: a wide di
     cost="one pass over the tokens up to the last site, and each dictionary's steps",
 )
 def train_dictionaries(
-    model: Model | None,
+    model: Model | Models | None,
     corpus: Corpus | Mapping[str, Store] | Mapping[str, Tensor],
     recipes: Recipe | Sequence[Recipe],
     *,
@@ -75,7 +79,8 @@ def train_dictionaries(
     Parameters
     ----------
     model
-        The model; its weights are not changed. None where states are given.
+        The model; its weights are not changed. For crosscoders of several models, these by name, which comes before
+        their sites: ``Recipe(site=["base:resid_post.5", "chat:resid_post.5"])``. None where states are given.
     corpus
         Texts, as ``stream.collect`` takes them; or states, by site: stores that ``collect`` wrote, or tensors
         (token, d), or (text, token, d) of texts of one length, which temporal dictionaries need.
@@ -113,7 +118,7 @@ def train_dictionaries(
     Raises
     ------
     ArgumentError
-        For options that an architecture does not have, or two recipes of one name.
+        For options that an architecture does not have, two recipes of one name, or models that have other tokens.
     CasebackError
         For an empty corpus, or a loss that is not finite: it says at which step it began, and the checkpoint from
         before stands.
@@ -139,8 +144,9 @@ def train_dictionaries(
     paired = any(architecture_of(recipe.architecture).paired for recipe in chosen)
     pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink, paired, progress)
     widths = pools.widths()
-    named = "" if model is None else model.name
-    device = torch.device("cpu") if model is None else model.device
+    named = model.name if isinstance(model, Model) else ""
+    reads = next(iter(model.values())) if isinstance(model, Mapping) else model
+    device = torch.device("cpu") if reads is None else reads.device
     trainers = {
         recipe.label: Trainer(
             recipe,
@@ -158,9 +164,9 @@ def train_dictionaries(
     if (saved := file.read()) is not None:
         number, points = restore_trainers(saved, trainers)
         at, entered = saved.state.get("at", 0), saved.state.get("entered", first.seen)
-    reading = Reading(file) if file.path is not None and isinstance(pools, ModelPools) else None
-    if isinstance(pools, ModelPools):
-        pools.reading = reading
+    reading = pools if isinstance(pools, ModelPools | SeveralModelPools) and file.path is not None else None
+    if reading is not None:
+        reading.keep(file)
     saving = Saving(file, trainers, reading)
     with progress_bar(
         total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(first.seen, n_tokens)
@@ -207,6 +213,9 @@ def train_dictionaries(
     if reading is not None:
         reading.forget()
     for name, trainer in trainers.items():
+        if isinstance(model, Mapping):
+            facts, models = trainer.dictionary.facts, {called: one.name for called, one in model.items()}
+            trainer.dictionary.facts = replace(facts, provenance={**facts.provenance, "models": models})
         note_training(trainer, "trained", seed, None if isinstance(pools, GivenPools) else sink, points[name])
     return [Trained(name, t.dictionary.eval(), curve_of(points[name])) for name, t in trainers.items()]
 
@@ -214,7 +223,9 @@ def train_dictionaries(
 class Saving:
     """When a training's checkpoint is written: every so many seconds, and no more than a share of the time."""
 
-    def __init__(self, file: Checkpoint, trainers: Mapping[str, Trainer], reading: Reading | None):
+    def __init__(
+        self, file: Checkpoint, trainers: Mapping[str, Trainer], reading: ModelPools | SeveralModelPools | None
+    ):
         self.file, self.trainers, self.reading = file, trainers, reading
         self.written, self.took = time.monotonic(), 0.0
 
@@ -249,7 +260,7 @@ def note_training(
 
 
 def _pools(
-    model: Model | None,
+    model: Model | Mapping[str, Model] | None,
     corpus: Any,
     sites: Sequence[str],
     pool_tokens: int,
@@ -267,13 +278,19 @@ def _pools(
             )
         own = {site: corpus[site] for site in dict.fromkeys(sites)}
         if all(isinstance(one, Store) for one in own.values()):
-            if model is not None:
+            if isinstance(model, Model):
                 for store in own.values():
                     store.expect_model(model)
             return StoredPools(own, pool_tokens, seed, sink, paired=paired)
         return GivenPools(own, pool_tokens, seed, paired=paired)
     if model is None:
         raise ArgumentError("a corpus of texts needs the model that reads them: give model, or states by site")
+    if isinstance(model, Mapping):
+        if not model or paired:
+            raise ArgumentError("several models are read for crosscoders: give some, and no temporal dictionaries")
+        texts = list(documents(corpus))
+        several = {name: list(rows_of(one, texts, length=length, bos=bos)) for name, one in model.items()}
+        return SeveralModelPools(model, several, sites, pool_tokens, seed, sink, progress=progress)
     rows = rows_of(model, documents(corpus), length=length, bos=bos)
     return ModelPools(model, rows, sites, pool_tokens, seed, sink, paired=paired, progress=progress)
 
