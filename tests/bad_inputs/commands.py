@@ -154,6 +154,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "tasks": ["ioi", *of, "--count", "1"],
         "dictionary train": [str(corpus), *of, *trained],
         "dictionary features": [str(dictionary), str(corpus), *of, "--cards", "2", "--top", "2"],
+        "dictionary show": [str(dictionary), "3", *of, "--corpus", str(corpus), "--top", "2"],
         "dictionary judge": [str(dictionary), str(unlike), *of, *judged, "--count", "2"],
         "dictionary eval": [str(corpus), str(dictionary), *of, "--rows", "4"],
         "dictionary train, end to end": [str(corpus), *of, *trained, "--end-to-end", "0.5"],

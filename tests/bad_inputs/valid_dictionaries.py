@@ -14,6 +14,7 @@ from caseback.decode.dictionaries import (
     JumpReLU,
     Recipe,
     TopK,
+    TopKCrosscoder,
     save,
     write_explanations,
     write_features,
@@ -23,6 +24,11 @@ from caseback.localize.circuits import virtual_weights
 
 TEXT = "Mary and John went"
 OTHER = "Mary and Tom went"
+
+
+def _crosscoder() -> TopKCrosscoder:
+    facts = Facts(by_norm=True, provenance={"sites": ["resid_post.0", "resid_post.1"]})
+    return TopKCrosscoder(16, 20, n_sources=2, k=3, facts=facts)
 
 
 def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str, dict[str, Any]]:
@@ -64,6 +70,7 @@ def calls_of_dictionaries(model: cb.Model, room: Path, effects: Any) -> dict[str
             **{"dictionaries": own, "forget": states, "retain": states, "rare": 1.0, "k": [2], "strengths": [1.0]},
             **{"forget_questions": answered, "retain_questions": answered},
         },
+        "source_measures": {"dictionaries": {"one": _crosscoder()}},
         "judge_explanations": {
             **{"dictionary": own, "explanations": {1: "names"}, "judge": _always, "n": 1, "window": 4},
         },

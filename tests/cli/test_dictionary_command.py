@@ -5,6 +5,7 @@ import json
 import pytest
 
 from caseback import cli
+from caseback import load as load_model
 from caseback.decode.dictionaries import Facts, TopK, load, read_explanations, save, save_dictionary
 from caseback.decode.dictionaries.training.pools import ModelPools
 
@@ -211,3 +212,89 @@ def test_an_interrupted_training_says_whether_there_is_something_to_go_on_from(c
         with pytest.raises(SystemExit) as ended:
             cli.main(["dictionary", "train", str(corpus), "--site", "resid_post:1", "--store", str(folder)])
         assert ended.value.code == 130 and capsys.readouterr().err.endswith(f"{left}\n")
+
+
+def test_what_a_dictionary_is_and_cards_of_its_features(capsys, corpus, tmp_path):
+    options = ["--width", "320", "--k", "4", "--tokens", "600", "--step-tokens", "100"]
+    cross = ["--site", "resid_post:0+resid_post:2", "--architecture", "topk_crosscoder"]
+    skip = ["--site", "mlp_in:1", "--target", "mlp_out:1", "--architecture", "topk", "--skip"]
+    for name, kind in (("cross", cross), ("skip", skip)):
+        answered(capsys, "train", str(corpus), *kind, *options, "--store", str(tmp_path / name))
+
+    skipped = json.loads(answered(capsys, "show", str(tmp_path / "skip"), "7", "--json"))
+    (one,) = skipped["dictionaries"]
+    assert one["sources"] == ["mlp_in.1"] and one["targets"] == ["mlp_out.1"] and one["skip"]
+    assert one["layout"] == "caseback" and one["model"] == "meadow" and one["options"]["k"] == 4
+    how = one["trained"]["trained"]
+    assert how["tokens"] >= 600 and how["recipe"] == {"width": 320, "skip": True} and how["last_step"]["l0"] == 4
+    (card,) = skipped["cards"]
+    assert card["feature"] == 7 and not card["up"] and not card["examples"] and len(card["neighbors"]) == 5
+    text = answered(capsys, "show", str(tmp_path / "skip"), "7")
+    assert "adds a linear map of what it reads" in text and "explained" in text and "feature 7" in text
+
+    page = tmp_path / "page.html"
+    asked = ["show", str(tmp_path / "cross"), "3", "5", "-m", "meadow", "--corpus", str(corpus)]
+    shown = json.loads(answered(capsys, *asked, "--json", "--html", str(page)))
+    (one,) = shown["dictionaries"]
+    assert one["sources"] == ["resid_post.0", "resid_post.2"] and sum(one["classes"].values()) == 320
+    assert [norm["target"] for norm in shown["cards"][0]["by_target"]] == one["targets"]
+    features = ["features", str(tmp_path / "cross"), str(corpus), "--features", "3,5", "--json"]
+    assert shown["cards"] == json.loads(answered(capsys, *features))["cards"] and shown["tokens"] > 100
+    assert "batch" not in text and "resid_post.2" in page.read_text(encoding="utf-8")
+
+    files = tmp_path / "many"
+    several = ["--site", "mlp_in:0,mlp_in:2", "--target", "mlp_out:0,mlp_out:2", "--architecture", "topk"]
+    answered(capsys, "train", str(corpus), *several, *options, "--store", str(files))
+    both = json.loads(answered(capsys, "show", str(files), "--json"))["dictionaries"]
+    assert [one["targets"] for one in both] == [["mlp_out.0"], ["mlp_out.2"]]
+    assert "features of which of" in refused(capsys, "show", str(files), "3")
+    assert "feature 900: there are 320" in refused(capsys, "show", str(tmp_path / "skip"), "900")
+    assert "a corpus is read by a model" in refused(
+        capsys, "show", str(files / f"{both[0]['name']}.safetensors"), "3", "--corpus", str(corpus)
+    )
+    assert "expected 1 target, or one for each" in refused(
+        capsys,
+        "train",
+        str(corpus),
+        *several,
+        *options,
+        "--store",
+        str(files),
+        "--target",
+        "mlp_out:0,mlp_out:1,mlp_out:2",
+    )
+
+
+def test_dictionaries_of_several_sources_are_measured_target_by_target(capsys, corpus, tmp_path):
+    options = ["--width", "64", "--k", "4", "--tokens", "600", "--step-tokens", "100"]
+    cross = ["--site", "resid_post:0+resid_post:2", "--architecture", "topk_crosscoder"]
+    answered(capsys, "train", str(corpus), *cross, *options, "--store", str(tmp_path / "cross"))
+    page = tmp_path / "page.html"
+    asked = ["eval", str(corpus), str(tmp_path / "cross"), "--rows", "4"]
+    measured = json.loads(answered(capsys, *asked, "--json", "--html", str(page)))
+    assert [row["name"] for row in measured["rows"] if row["kind"] == "trained"] == [
+        "cross at resid_post.0",
+        "cross at resid_post.2",
+    ]
+    (shared,) = measured["shared"]
+    assert sum(shared["kinds"].values()) == 64 and shared["exclusive"] >= 0
+    assert "latent scaling" in page.read_text(encoding="utf-8") and "latent scaling" in answered(capsys, *asked)
+
+    both = ["--site", "resid_post:1", "--architecture", "topk_crosscoder", "--other", "meadow"]
+    copy = tmp_path / "chat"
+    load_model("meadow").hf.save_pretrained(copy)
+    load_model("meadow").tokenizer.save_pretrained(copy)
+    both[-1] = str(copy)
+    answered(capsys, "train", str(corpus), *both, *options, "--store", str(tmp_path / "two"))
+    (one,) = json.loads(answered(capsys, "show", str(tmp_path / "two"), "3", "-m", "meadow", "--json"))["dictionaries"]
+    name = load_model(str(copy)).name
+    capsys.readouterr()
+    assert one["sources"] == ["meadow:resid_post.1", f"{name}:resid_post.1"]
+    asked = ["eval", str(corpus), str(tmp_path / "two"), "--rows", "4"]
+    assert "is of two models" in refused(capsys, *asked)
+    rows = json.loads(answered(capsys, *asked, "--other", str(copy), "--json"))["rows"]
+    assert [row["site"] for row in rows if row["kind"] == "trained"] == one["sources"]
+    assert rows[0]["ce_increase"] == pytest.approx(rows[1]["ce_increase"], rel=1e-4)
+    assert "no + and no --target" in refused(
+        capsys, "train", str(corpus), *cross, *options, "--other", str(copy), "--store", str(tmp_path / "x")
+    )

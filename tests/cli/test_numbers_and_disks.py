@@ -118,6 +118,7 @@ WRITING = [
     ("dictionary train", "--store"),
     ("dictionary train", "--html"),
     ("dictionary features", "--html"),
+    ("dictionary show", "--html"),
     ("dictionary judge", "--html"),
     ("dictionary judge", "--checkpoint"),
     ("dictionary eval", "--html"),

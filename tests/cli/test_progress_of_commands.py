@@ -53,6 +53,7 @@ COUNTED = {
         *("--window-tokens", "3"),
     ],
     "dictionary features": ["dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "2"],
+    "dictionary show": ["dictionary", "show", "DICTIONARY", "3", "-m", "meadow", "--corpus", "CORPUS"],
 }
 # further ways of some, behind a comma
 FURTHER = {
@@ -122,9 +123,13 @@ def test_a_command_counts_what_it_does(name, capsys, corpus, monkeypatch):
     assert counted, err
     assert name != "explain" or "explain: 2 of 6" in err
     # a corpus is read without knowing where it ends; everything else says how many there are
-    assert name.partition(",")[0] in ("activating", "influence", "lens", "dictionary features") or any(
-        of for _, of in counted
-    ), err
+    assert name.partition(",")[0] in (
+        "activating",
+        "influence",
+        "lens",
+        "dictionary features",
+        "dictionary show",
+    ) or any(of for _, of in counted), err
 
 
 @pytest.mark.parametrize("name", [*COUNTED, *SHORT])

@@ -47,6 +47,7 @@ PAGES = {
     "training": ("dictionary", "train", "CORPUS", "--store", "STORE", "--tokens", "200", "--step-tokens", "20"),
     "dictionaries": ("dictionary", "eval", "CORPUS", "DICTIONARY"),
     "dictionary": ("dictionary", "features", "DICTIONARY", "CORPUS", "--cards", "3", "--prompt", CLEAN),
+    "shown dictionary": ("dictionary", "show", "DICTIONARY", "3", "5", "-m", "meadow", "--corpus", "CORPUS"),
     "judge": (
         *("dictionary", "judge", "DICTIONARY", "LINES", "--asked", "JUDGE", "--windows", "4", "--window-tokens", "4"),
     ),

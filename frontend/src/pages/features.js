@@ -4,9 +4,10 @@ import { choice } from "../kit/choice.js";
 import { h, put, tokenChip, tokenText } from "../kit/dom.js";
 import { TOKENS, documentEnd } from "../kit/footer.js";
 import { fact, masthead } from "../kit/masthead.js";
-import { count, exact, number, percent, signed } from "../kit/numbers.js";
+import { count, exact, number, percent } from "../kit/numbers.js";
 import { page } from "../kit/page.js";
 import { part } from "../kit/part.js";
+import { cardView, chips, link, shaded } from "../sections/feature_card.js";
 
 const AT_ONCE = 100; // rows of the table
 
@@ -64,17 +65,6 @@ function sections(doc) {
   ];
 }
 
-const link = (feature, carded) =>
-  carded.has(feature)
-    ? h("button", { type: "button", class: "feature-link", on: { click: () => show(feature) } }, String(feature))
-    : h("span", {}, String(feature));
-
-function show(feature) {
-  const card = document.getElementById(`feature-${feature}`);
-  card.scrollIntoView({ block: "start" });
-  card.focus({ preventScroll: true });
-}
-
 const promptView = (tokens, carded) =>
   part(
     "prompt",
@@ -119,17 +109,6 @@ const factorsView = ({ tokens, parts, explained }) =>
         h("div", {}, "raises ", chips(up, 1)),
       );
     }),
-  );
-
-const shaded = (token, value, most, at = false) =>
-  h(
-    "span",
-    {
-      class: at ? "feature-token at" : "feature-token",
-      title: value ? number(value) : null,
-      style: { "--level": (0.75 * Math.abs(value)) / most },
-    },
-    tokenText(token),
   );
 
 function browser(features, carded) {
@@ -186,13 +165,6 @@ function browser(features, carded) {
   );
 }
 
-const chips = (words, sign) =>
-  h(
-    "span",
-    { class: "feature-words" },
-    words.map((visible) => tokenChip({ visible }, sign > 0 ? "target" : "foil")),
-  );
-
 const rowView = (row, carded) =>
   h(
     "tr",
@@ -205,84 +177,6 @@ const rowView = (row, carded) =>
     h("td", { class: "mono" }, tokenText(row.strongest.join(""))),
     row.label && h("td", {}, row.label),
   );
-
-function explanationView({ text, detection, fuzzing, ...of }) {
-  const beside = (score, other) => `${score.toFixed(2)}${other === null ? "" : ` (${other.toFixed(2)})`}`;
-  return h(
-    "p",
-    {},
-    "Fires at ",
-    h("span", { class: "mono" }, tokenText(text)),
-    h(
-      "span",
-      { class: "faint" },
-      detection === null
-        ? ", in too few windows to be judged."
-        : `: detection ${beside(detection, of.detection_of_another)}, fuzzing ${beside(fuzzing, of.fuzzing_of_another)}.`,
-    ),
-  );
-}
-
-function cardView(card, carded) {
-  const most = Math.max(...card.examples.flatMap(({ values }) => values.map(Math.abs)), 1e-30);
-  const highest = Math.max(...card.histogram.map((bar) => bar.count), 1);
-  return h(
-    "section",
-    { class: "feature-card", id: `feature-${card.feature}`, tabindex: -1, "aria-label": `feature ${card.feature}` },
-    h("h3", {}, `Feature ${card.feature}`),
-    (card.notes ?? []).map(({ label, text, by }) =>
-      h("p", {}, h("b", {}, label), by && h("span", { class: "faint" }, ` ${by}`), text && ` ${text}`),
-    ),
-    card.explanation && explanationView(card.explanation),
-    h(
-      "p",
-      { class: "note" },
-      "Writes most like ",
-      card.neighbors.map(({ feature, cosine }, i) => [i ? ", " : "", link(feature, carded), ` (${signed(cosine)})`]),
-      `. Its row has the norm ${number(card.norm)}`,
-      card.agreement === null ? "." : `, and a cosine of ${signed(card.agreement)} with what it reads.`,
-    ),
-    h(
-      "div",
-      { class: "feature-sides" },
-      ["up", "down"].map((side) =>
-        h(
-          "div",
-          {},
-          h("h4", {}, side === "up" ? "raises" : "lowers"),
-          chips(
-            card[side].map(({ token }) => token),
-            side === "up" ? 1 : -1,
-          ),
-        ),
-      ),
-      h(
-        "div",
-        {},
-        h("h4", {}, "how active, where it is: by half octaves"),
-        h(
-          "div",
-          { class: "feature-bars", role: "img", "aria-label": "histogram of activations" },
-          card.histogram.map(({ low, count: n }) =>
-            h("span", { style: { height: `${(100 * n) / highest}%` }, title: `from ${number(low)}: ${count(n)} tokens` }),
-          ),
-        ),
-      ),
-    ),
-    card.examples.map(({ at, tokens, values }) =>
-      h(
-        "div",
-        { class: "feature-example" },
-        h("b", { class: "num" }, number(values[at])),
-        h(
-          "span",
-          { class: "feature-text" },
-          tokens.map((token, i) => shaded(token, values[i], most, i === at)),
-        ),
-      ),
-    ),
-  );
-}
 
 const READING = [
   TOKENS,

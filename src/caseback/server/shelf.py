@@ -13,10 +13,10 @@ from typing import Any
 
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.features.attach import attached
+from caseback.decode.dictionaries.features.places import place_of_codes
 from caseback.decode.directions.directions import Directions
 from caseback.errors import CasebackError, OutOfRange, did_you_mean
 from caseback.jobs.budget import limit
-from caseback.model.anatomy.sites import as_site
 from caseback.model.running.edits import Edit, Scale
 from caseback.model.running.model import Model
 
@@ -59,7 +59,7 @@ class Shelf:
         dictionary = self.dictionary(name)
         if unit >= dictionary.n_features:
             raise OutOfRange(f"feature {unit} of {name!r}: it has {dictionary.n_features}, from 0 on")
-        return Scale(name, factor, layer=as_site(dictionary.facts.site).layer, unit=unit)
+        return Scale(name, factor, layer=place_of_codes(dictionary).layer, unit=unit)
 
     def transcoders(self) -> list[Dictionary]:
         """All transcoders.

@@ -1,10 +1,13 @@
 """Crosscoders: one source is the plain dictionary; which features are of one source alone, on planted ones."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import caseback as cb
+import shelf
 from caseback.decode.dictionaries import (
     BatchTopK,
     BatchTopKCrosscoder,
@@ -12,6 +15,7 @@ from caseback.decode.dictionaries import (
     Facts,
     JumpReLU,
     JumpReLUCrosscoder,
+    Recipe,
     Standard,
     StandardCrosscoder,
     TopK,
@@ -19,9 +23,10 @@ from caseback.decode.dictionaries import (
     attach,
     feature_words,
     latent_scaling,
+    train_dictionaries,
 )
 from caseback.decode.dictionaries.measures import replacement_measures
-from caseback.errors import ArgumentError, OutOfRange, TokensError
+from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
 from caseback.reports.concepts.features import features_document
 
 PAIRS = [
@@ -168,14 +173,37 @@ def test_what_is_no_crosscoders_is_refused():
         latent_scaling(plain, torch.zeros(4, 16))  # pyright: ignore[reportArgumentType]
 
 
-def test_what_is_of_one_site_refuses_a_crosscoder_in_words():
+def test_what_is_of_one_models_sites_refuses_others_in_words():
     model = cb.load("meadow")
     cross = BatchTopKCrosscoder(160, 32, n_sources=2, k=4, facts=Facts(site="resid_post"))
     for work in (
         lambda: attach(model, cross),
         lambda: feature_words(model, cross),
-        lambda: replacement_measures(model, cross, ["Mary went to the store."]),
         lambda: features_document(model, cross, ["Mary went to the store."]),
     ):
-        with pytest.raises(ArgumentError, match="batch_topk_crosscoder reads resid_post at once: .* of one site"):
+        with pytest.raises(ArgumentError, match="batch_topk_crosscoder of source 0, source 1: .* has no such sites"):
             work()
+    with pytest.raises(ArgumentError, match="batch_topk_crosscoder reads resid_post at once: .* of one site"):
+        replacement_measures(model, cross, ["Mary went to the store."])
+
+
+def test_two_models_are_read_token_by_token(tmp_path):
+    """One of them has what it reads at layer 1 at layer 2 twice as long: as given states of both, to the bit."""
+    model = cb.load("meadow")
+    texts = ["Mary went to the store and John gave a drink to Mary.", "The cat sat. The dogs run to the house."] * 6
+    recipe: Any = {"architecture": "topk_crosscoder", "options": {"k": 4}, "width": 64}
+    how: Any = {"n_tokens": 300, "step_tokens": 30, "pool_tokens": 100}
+    sites = ["base:resid_post.1", "chat:resid_post.2"]
+    models = {"base": model, "chat": model}
+    (both,) = train_dictionaries(models, texts, Recipe(site=sites, **recipe), checkpoint=tmp_path / "one", **how)
+    (one,) = train_dictionaries(model, texts, Recipe(site=["resid_post.1", "resid_post.2"], **recipe), **how)
+    for name, value in one.dictionary.state_dict().items():
+        assert torch.equal(value, both.dictionary.state_dict()[name]), name
+    facts = both.dictionary.facts
+    assert facts.provenance["models"] == {"base": "meadow", "chat": "meadow"} and facts.model == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["one"]
+    with pytest.raises(ArgumentError, match="'resid_post.1' is of no model: expected one of base, chat"):
+        train_dictionaries(models, texts, Recipe(site=["resid_post.1", sites[1]], **recipe), **how)
+    other = shelf.model("llama")
+    with pytest.raises(CasebackError):
+        train_dictionaries({"base": model, "chat": other}, texts, Recipe(site=sites, **recipe), **how)

@@ -120,11 +120,12 @@ def _recipes() -> list[Recipe]:
 OPTIONS: Any = {"n_tokens": 1200, "step_tokens": 40, "pool_tokens": 120, "report_every": 3}
 
 
-@pytest.mark.parametrize("stop", [1, 11, 20])
+@pytest.mark.parametrize("stop", [1, 2, 3, 11, 20])
 def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatch, stop):
     model = cb.load("meadow")
     whole = train_dictionaries(model, TEXTS, _recipes(), **OPTIONS)
-    monkeypatch.setattr("caseback.decode.dictionaries.training.train.SAVE_EVERY", 0.0)
+    for name in ("SAVE_EVERY", "SAVE_SHARE"):
+        monkeypatch.setattr(f"caseback.decode.dictionaries.training.train.{name}", 0.0)
     step, steps = Trainer.step, []
 
     def interrupted(self, *given, **more):
@@ -137,12 +138,48 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatc
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "step", lambda *given, **more: (steps.append(1), step(*given, **more))[1])
     resumed = train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+    made = resumed[0].dictionary.facts.provenance["trained"]["steps"]
+    assert len(steps) <= 3 * (made + 1)  # no more than the step that was interrupted is made again
     for one, other in zip(whole, resumed, strict=True):
         for name, value in one.dictionary.state_dict().items():
             assert torch.equal(value, other.dictionary.state_dict()[name]), name
         np.testing.assert_array_equal(one.curve, other.curve)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_pool_that_was_being_read_goes_on_from_the_batch_that_it_stopped_at(tmp_path, monkeypatch, damaged):
+    model, path = cb.load("meadow"), tmp_path / "training"
+    monkeypatch.setattr("caseback.decode.dictionaries.training.reading.EVERY", 0.0)
+    monkeypatch.setattr("caseback.decode.dictionaries.training.pools.limit", lambda *_: 16)  # several batches a pool
+    small = train_dictionaries(model, TEXTS, _recipes(), **OPTIONS)
+    states, reads = ModelPools._states, []
+
+    def interrupted(self, *given):
+        reads.append(1)
+        if len(reads) == 6:
+            raise KeyboardInterrupt
+        return states(self, *given)
+
+    monkeypatch.setattr(ModelPools, "_states", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+    pieces = sorted(file.name for file in tmp_path.iterdir())
+    assert pieces == [f"training-pool-0-{i}" for i in range(5)]
+    if damaged:
+        (tmp_path / pieces[3]).write_bytes(b"no piece")
+    again = []
+    monkeypatch.setattr(ModelPools, "_states", lambda self, *given: (again.append(1), states(self, *given))[1])
+    resumed = train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["training"]
+    whole_reads = []
+    monkeypatch.setattr(ModelPools, "_states", lambda self, *given: (whole_reads.append(1), states(self, *given))[1])
+    train_dictionaries(model, TEXTS, _recipes(), **OPTIONS)
+    assert len(again) == len(whole_reads) - (3 if damaged else 5)
+    for one, other in zip(small, resumed, strict=True):
+        for name, value in one.dictionary.state_dict().items():
+            assert torch.equal(value, other.dictionary.state_dict()[name]), name
 
 
 def test_another_training_does_not_go_on_from_a_checkpoint(tmp_path):

@@ -7,6 +7,7 @@ from caseback.cli.dictionaries.evaluate import evaluate
 from caseback.cli.dictionaries.features import features
 from caseback.cli.dictionaries.judge import judge
 from caseback.cli.dictionaries.listing import listing
+from caseback.cli.dictionaries.show import show
 from caseback.cli.dictionaries.train import train
 
 dictionary = typer.Typer(
@@ -23,6 +24,7 @@ def _options(context: typer.Context) -> None:
 dictionary.command("train")(train)
 dictionary.command("eval")(evaluate)
 dictionary.command("features")(features)
+dictionary.command("show")(show)
 dictionary.command("judge")(judge)
 dictionary.command("convert")(convert)
 dictionary.command("list")(listing)

@@ -1,13 +1,18 @@
-"""The options that commands of dictionaries share, or that say together what kind of dictionary is meant."""
+"""The options that commands of dictionaries share, or that say together what kind of dictionary is meant.
+
+A recipe's options are called as in ``Recipe``; those that are not given are as by default there.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Option
 
 from caseback.cli.group import Group
-from caseback.cli.inputs import numbers
+from caseback.cli.inputs import names_in, numbers
+from caseback.cli.loading import model_of
+from caseback.cli.options import OfModel
 from caseback.errors import CasebackError
 
 
@@ -65,6 +70,101 @@ class NotesFile(Group):
     notes: Annotated[Path | None, Option(help="A file of people's notes, as caseback label writes it.")] = None
 
 
+class Other(Group):
+    """The second model of crosscoders of two."""
+
+    other: Annotated[
+        str | None, Option(help="A second model with the same tokens: crosscoders are of --site in both.")
+    ] = None
+
+    def beside(self, first: Any) -> dict[str, Any] | None:
+        """Both models by name, where there is a second."""
+        if self.other is None:
+            return None
+        second = model_of(OfModel(model=self.other))
+        if second.name == first.name:
+            raise CasebackError(f"both models are called {first.name!r}: give copies in folders of other names")
+        return {first.name: first, second.name: second}
+
+
+class Where(Group):
+    """Where dictionaries read and write."""
+
+    sites: Annotated[
+        str, Option("--site", help="What is read: resid_post:5; several parted by commas, sources of one joined by +.")
+    ] = "resid_post:0"
+    target: Annotated[
+        str | None,
+        Option(
+            help="What is reconstructed, for a transcoder: mlp_out:5, or as many as sites; by default the site itself."
+        ),
+    ] = None
+    skip: Annotated[bool, Option("--skip", help="Learn a linear map of what is read beside (skip transcoders).")] = (
+        False
+    )
+
+    def pairs(self, models: Sequence[str] = ()) -> list[tuple[str, str | list[str], str | list[str] | None]]:
+        """What each is called, where it reads and where it writes; in each of several models, if they are named.
+
+        Raises
+        ------
+        CasebackError
+            For other numbers of sites and targets.
+        """
+        sites = names_in(self.sites.replace(":", "."))
+        targets = [None] if self.target is None else [*names_in(self.target.replace(":", "."))]
+        if len(targets) not in (1, len(sites)):
+            raise CasebackError(
+                f"--target names {len(targets)}: expected 1 target, or one for each of {len(sites)} sites"
+            )
+        targets = targets * len(sites) if len(targets) == 1 else targets
+        if models:
+            if self.target is not None or any("+" in site for site in sites):
+                raise CasebackError(
+                    "with --other a crosscoder reads one --site in both models: give no + and no --target"
+                )
+            return [(site, [f"{name}:{site}" for name in models], None) for site in sites]
+        split = lambda text: text.split("+") if "+" in text else text  # noqa: E731
+        return [
+            (site, split(site), None if target is None else split(target))
+            for site, target in zip(sites, targets, strict=True)
+        ]
+
+
+class Schedule(Group):
+    """How dictionaries are trained, where it is not as by default."""
+
+    lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None
+    beta: Annotated[
+        float | None, Option("--beta", help="Adam's first beta, .9 by default; 0 leaves fewer dead features.")
+    ] = None
+    coefficient: Annotated[float | None, Option(help="Of the penalty, in place of a target of active features.")] = None
+    k_start: Annotated[
+        float | None,
+        Option(help="Active features a token at the start, which fall to --k or --l0 in half the training."),
+    ] = None
+    finish: Annotated[
+        float | None, Option(help="The last share of the training, in which nothing is penalized and codes grow back.")
+    ] = None
+    resample_every: Annotated[
+        int | None, Option(min=1, help="Steps after which dead features start again; by default never.")
+    ] = None
+    normalization: Annotated[
+        Literal["none", "scale", "layer_norm", "unit_norm"] | None, Option(help="Of states; scale by default.")
+    ] = None
+    products: Annotated[
+        Literal["float32", "bfloat16"],
+        Option(help="What dense products are computed in; weights and what Adam knows stay float32."),
+    ] = "float32"
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What of a recipe they say."""
+        own = {name: getattr(self, name) for name in self.options if name != "beta"}
+        betas = {} if self.beta is None else {"betas": (self.beta, 0.999)}
+        return betas | {name: value for name, value in own.items() if value is not None}
+
+
 class Sparsity(Group):
     """How few features are active, and how they are grouped."""
 
@@ -96,8 +196,14 @@ class Sparsity(Group):
                 of = "switch" if name == "n_experts" else "group_topk"
                 raise CasebackError(f"{flag} is for {of}: expected --architecture {of}, or leave it out")
 
-    def recipes(self, options: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """For an architecture with some options, a label and what its recipe is given, one for each ``k``."""
+    def recipes(self, options: Sequence[str], coefficient: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """For an architecture with some options, a label and what its recipe is given, one for each ``k``.
+
+        A penalty's coefficient, where it is given, is in place of a target.
+        """
+        if "k" not in options and coefficient is not None and self.l0 is None:
+            yield f"c{coefficient:g}", {}
+            return
         if "k" not in options:
             l0 = self.l0 if self.l0 else 32.0
             yield format(l0, "g"), {"l0": l0}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
-from caseback.cli.dictionaries.shared_options import Sparsity
+from caseback.cli.dictionaries.shared_options import Other, Schedule, Sparsity, Where
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed, Stored
@@ -23,12 +23,8 @@ def train(
         Path, Argument(help="A file of texts, JSON lines or Parquet, or a folder of such files.", show_default=False)
     ],
     of: OfModel = OfModel(),
-    sites: Annotated[
-        str, Option("--site", help="What is read: resid_post:5; several parted by commas, sources of one joined by +.")
-    ] = "resid_post:0",
-    target: Annotated[
-        str | None, Option(help="What is reconstructed, for a transcoder: mlp_out:5; by default the site itself.")
-    ] = None,
+    where: Where = Where(),
+    other: Other = Other(),
     architecture: Annotated[
         str, Option(help="batch_topk, topk, jump_relu, standard, switch, group_topk, …; several parted by commas.")
     ] = "batch_topk",
@@ -50,11 +46,7 @@ def train(
         Literal["nothing", "later", "error"] | None,
         Option(help="What is minimized beside KL there: by default nothing, and the error in a fine-tune."),
     ] = None,
-    products: Annotated[
-        Literal["float32", "bfloat16"],
-        Option(help="What dense products are computed in; weights and what Adam knows stay float32."),
-    ] = "float32",
-    lr: Annotated[float | None, Option(help="Adam's rate; by default 2e-4 / sqrt(features / 16384).")] = None,
+    schedule: Schedule = Schedule(),
     stored: Stored = Stored().worded(
         max_length="Tokens of a row at most; by default 128, or the model's context if that is less.",
         store="The folder for the dictionaries, where an interrupted training goes on; it is needed.",
@@ -81,26 +73,31 @@ def train(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.training import print_training
 
+        first = None if other.other is None else model_of(of)
+        models = None if first is None else other.beside(first)
+        if models is not None and end_to_end:
+            raise CasebackError("--end-to-end is through one model: leave out --other")
         names = names_in(architecture)
         sparsity.expect_used([architecture_of(name).options for name in names])
-        recipes = []
-        for site in names_in(sites.replace(":", ".")):
-            for name in names:
-                for label, more in sparsity.recipes(architecture_of(name).options):
-                    to = None if target is None else _sources(target.replace(":", "."))
-                    more |= {"site": _sources(site), "target": to, "architecture": name, "width": width}
-                    recipes.append(
-                        Recipe(
-                            name=f"{site}-{name}-{label}",
-                            expansion=expansion,
-                            products=products,
-                            lr=lr,
-                            seed=seed.seed,
-                            **more,
-                        )
-                    )
+        recipes = [
+            Recipe(
+                name=f"{site}-{name}-{label}",
+                site=reads,
+                target=writes,
+                architecture=name,
+                width=width,
+                expansion=expansion,
+                skip=where.skip,
+                seed=seed.seed,
+                **more,
+                **schedule.given,
+            )
+            for site, reads, writes in where.pairs(list(models or ()))
+            for name in names
+            for label, more in sparsity.recipes(architecture_of(name).options, schedule.coefficient)
+        ]
         folder = make_folder(stored.store, "the dictionaries")
-        model = model_of(of)
+        model = first or model_of(of)
         shown = [0.0]
 
         def show(so_far: list[Trained]) -> None:
@@ -113,7 +110,7 @@ def train(
         trained = None
         if through < n_tokens:
             trained = train_dictionaries(
-                model,
+                models or model,
                 corpus,
                 recipes,
                 n_tokens=n_tokens - through,
@@ -141,8 +138,3 @@ def train(
     answer(output, document, text=lambda: print_training(document), page=lambda path: write_page(document, path))
     for path in paths:
         say_written(path)
-
-
-def _sources(text: str) -> str | list[str]:
-    """A site, or the sources of a crosscoder or a cross-layer transcoder."""
-    return text.split("+") if "+" in text else text

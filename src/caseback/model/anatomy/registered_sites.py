@@ -8,11 +8,12 @@ write of x stays where it is, so nothing changes where no edit is made, and rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from caseback.errors import UnknownSite, did_you_mean
-from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Codec, SiteKind, View
+from caseback.model.anatomy.sites import MODULE_ENDS, SITES, Codec, Site, SiteKind, View
 
 _WIDTHS = ("d_model", "d_head", "neuron")
 _COMPUTED = ("q_in", "k_in", "v_in", "head_out")
@@ -33,6 +34,11 @@ def _can_be_base(name: str, kind: SiteKind) -> bool:
     return kind.layered and kind.editable and kind.dims[-1] in _WIDTHS and name not in _COMPUTED and kind.view is None
 
 
+def in_order(site: Site) -> tuple[int, int]:
+    """Where a layer's site stands in the computation, to sort sites by."""
+    return -1 if site.layer is None else site.layer, list(SITES).index(site.name)
+
+
 def register_site(
     name: str,
     base: str,
@@ -41,6 +47,8 @@ def register_site(
     dim: str = "feature",
     written: str | None = None,
     flat: bool = False,
+    sources: Mapping[int, Sequence[Site]] | None = None,
+    editable: bool = True,
 ) -> None:
     """Add a site to the table for as long as the program runs, or until ``remove_site``.
 
@@ -60,12 +68,18 @@ def register_site(
         ``"mlp_in"`` and writes ``"mlp_out"``.
     flat
         Whether heads are encoded side by side, as one vector.
+    sources
+        By layer, the sites that are encoded together, where it is not the base alone: ``encode`` is given all of them,
+        (..., source, width of the base), in this order, and ``decode`` and ``change`` are of the base. The base is one
+        of them, and the others come before it.
+    editable
+        Whether it may be edited, or is only read.
 
     Raises
     ------
     UnknownSite
-        For a name that is taken or cannot be one, a base that is not one, no layer, a codec without both directions, or
-        a site to be written that comes before the base.
+        For a name that is taken or cannot be one, a base that is not one, no layer, a codec without both directions, a
+        site to be written that comes before the base, or sources of which the base is not the last.
 
     Examples
     --------
@@ -96,10 +110,16 @@ def register_site(
         later = [site for site in bases() if order.index(site) >= order.index(base)]
         raise UnknownSite(f"{base!r} cannot be encoded and {written!r} written: expected one of {', '.join(later)}")
     kind = SITES[base]
+    for layer, several in (sources or {}).items():
+        if Site(base, layer) not in several or max(several, key=in_order) != Site(base, layer):
+            listed = ", ".join(map(str, several))
+            raise UnknownSite(f"{name!r} is computed from {listed}: expected {Site(base, layer)} as the last of them")
     dims = ("pos",) if flat else kind.dims[:-1]
     if dims != (("pos",) if flat else SITES[written].dims[:-1]):
         raise UnknownSite(f"{base!r} is of heads and {written!r} is not: give flat=True, which encodes them together")
-    SITES[name] = SiteKind((*dims, dim), True, f"hook_{name}", view=View(base, dict(codecs), written, flat))
+    together = {layer: tuple(several) for layer, several in (sources or {}).items()}
+    view = View(base, dict(codecs), written, flat, together)
+    SITES[name] = SiteKind((*dims, dim), True, f"hook_{name}", editable, view=view)
 
 
 def remove_site(name: str) -> None:
@@ -124,9 +144,12 @@ def registered_site(
     dim: str = "feature",
     written: str | None = None,
     flat: bool = False,
+    sources: Mapping[int, Sequence[Site]] | None = None,
+    editable: bool = True,
 ) -> Iterator[str]:
     """``register_site`` for as long as a ``with`` block lasts; gives the name."""
-    register_site(name, base, codecs, dim=dim, written=written, flat=flat)
+    how: dict[str, Any] = {"dim": dim, "written": written, "flat": flat, "sources": sources, "editable": editable}
+    register_site(name, base, codecs, **how)
     try:
         yield name
     finally:

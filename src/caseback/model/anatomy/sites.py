@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -51,12 +51,16 @@ class View:
         Where an edit's difference is added: the base itself, or a later site of the layer (transcoders).
     flat
         Whether heads are encoded side by side, as one vector.
+    sources
+        By layer, the sites that are encoded together, (..., source, d), where it is not the base alone: the base, and
+        others that the computation reaches before it.
     """
 
     base: str
     codecs: Mapping[int, Codec]
     written: str
     flat: bool = False
+    sources: Mapping[int, tuple[Site, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,12 @@ class Site(NamedTuple):
         """The site of the model that an edit of it changes: itself, but for registered sites."""
         view = self.kind.view
         return self if view is None else Site(view.written, self.layer)
+
+    @property
+    def sources(self) -> tuple[Site, ...]:
+        """The sites that are encoded together, where a registered site is computed from several; else none."""
+        view = self.kind.view
+        return () if view is None or self.layer is None else view.sources.get(self.layer, ())
 
     @property
     def codec(self) -> Codec:

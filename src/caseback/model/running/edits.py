@@ -318,6 +318,8 @@ def check(edit: Edit, anatomy: Anatomy, tokens: Tokens | None, *, open_end: bool
     name = sites[0].name if sites else edit.site
     kind = kind_of(name)
     if not kind.editable:
+        if kind.view is not None:
+            raise EditError(f"{name!r} is only read, since what it stands for is written at several sites: edit those")
         instead = "expert" if name == "router" else name.removesuffix(".scale")
         raise EditError(f"{name!r} is read-only: edit {instead!r} instead")
     if edit.of_input and not name.endswith(".output"):

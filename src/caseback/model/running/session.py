@@ -32,18 +32,19 @@ def through_view(
     edits: OwnedEdits,
     frame: Frame,
     columns_before: Callable[[Rows], np.ndarray],
+    whole: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """What edits of a registered site add to rows of the site that it writes, and the rows of the site itself.
 
         decode(edited) - decode(encode(x)),
 
     so what the codec cannot write stays as it is, and rows without an edit stay the same to the bit. None without an
-    edit.
+    edit. ``whole`` is what is encoded, where that is not x alone: the rows of all sources, (row, source, d).
     """
     codec = view.codec
     if view.kind.view is not None and view.kind.view.flat:
         x = x.flatten(1)
-    coded = codec.encode(x)
+    coded = codec.encode(x if whole is None else whole)
     if coded.shape[:-1] != x.shape[:-1]:
         raise SiteAbsent(
             f"{view}: encode gave {tuple(coded.shape)} from {tuple(x.shape)}, expected at most another last size"
@@ -118,6 +119,8 @@ class Session:
         self.views: dict[Site, list[Site]] = {}
         for site in sorted({s for s in (*self.reads, *self.edits) if s.kind.view}, key=str):
             self.views.setdefault(site.base, []).append(site)
+        self.sources = {site for views in self.views.values() for view in views for site in view.sources}
+        self.held: dict[Site, Tensor] = {}
         self.owing = {view.written for view in self.edits if view.written != view.base}
         self.owed: dict[Site, Tensor] = {}
         self.columns_before = None if columns_before is None else np.array(columns_before)
@@ -127,7 +130,8 @@ class Session:
         self.reached: set[Site] = set()
 
     def wants(self, site: Site) -> bool:
-        return site in self.reads or site in self.edits or site in self.views or site in self.owing
+        own = site in self.reads or site in self.edits
+        return own or site in self.views or site in self.owing or site in self.sources
 
     def edited(self, site: Site) -> bool:
         """Whether an edit is made at the site, or at one that is computed from it."""
@@ -161,12 +165,15 @@ class Session:
             x = self._through(view, x, self.layout(x.shape[1], keys))
         if site in self.reads:
             self.acts[site] = x
+        if site in self.sources:
+            self.held[site] = x
         return x
 
     def _through(self, view: Site, x: Tensor, frame: Frame) -> Tensor:
         """Edit and record a site that is computed from this one."""
         self.reached.add(view)
-        change, coded = through_view(view, x.flatten(0, 1), self.edits.get(view, ()), frame, self.shifts)
+        rows, whole = x.flatten(0, 1), self._together(view, x) if view.sources else None
+        change, coded = through_view(view, rows, self.edits.get(view, ()), frame, self.shifts, whole)
         if view in self.reads:
             self.acts[view] = coded.unflatten(0, x.shape[:2])
         if change is not None and view.written == view.base:
@@ -174,6 +181,20 @@ class Session:
         if change is not None:
             self.owed[view.written] = self.owed.get(view.written, 0) + change
         return x
+
+    def _together(self, view: Site, x: Tensor) -> Float[Tensor, "row source d"]:
+        """The rows of all sites that a site is computed from, of which x is the last that the pass reaches."""
+        parts = []
+        for source in view.sources:
+            rows = (x if source == view.base else self._passed(view, source)).flatten(0, 1).flatten(1).to(x.device)
+            # rows that joined a sweep's pass since then have no edit here and are not measured here
+            parts.append(torch.nn.functional.pad(rows, (0, 0, 0, x.shape[0] * x.shape[1] - len(rows))))
+        return torch.stack(parts, 1)
+
+    def _passed(self, view: Site, source: Site) -> Tensor:
+        if source not in self.held:
+            raise SiteAbsent(f"{view} is computed from {source} too, which this pass did not reach before {view.base}")
+        return self.held[source]
 
     def touch_map(self, site: Site, x: Tensor, mask: Tensor | None) -> Tensor:
         """The same for (batch, head, query, key), whose keys the mask lets queries see or not."""

@@ -42,7 +42,7 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
     Without ``attention`` the caller takes care of the sites inside it.
     """
     anatomy = session.anatomy
-    names = {s.layer for s in (*session.reads, *session.edits) if not s.is_module}
+    names = {s.layer for s in (*session.reads, *session.edits, *session.sources) if not s.is_module}
     with ExitStack() as stack:
         hooks = stack.enter_context(hooked())
         if layers is None:
@@ -56,7 +56,7 @@ def wired(session: Session, layers: Sequence[int] | None = None, *, attention: b
         if (
             attention
             and layers is None
-            and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits))
+            and any(_inside_attention(anatomy, s) for s in (*session.reads, *session.edits, *session.sources))
         ):
             # An older family's own attention runs unless something inside it changes: ours differs in the last bits.
             peek = session.beside and not _inside_changes(session)

@@ -164,7 +164,7 @@ class Packed:
             hidden = self._join(hidden, layer)
             if layer < n and self.active:
                 final = layer == n - 1 and self.bound.columns is not None and (site is None or site.layer is None)
-                hidden = self._last(hidden, layer) if final else self._call(hidden, layer)
+                hidden = self._last(hidden, layer) if final and not self.session.sources else self._call(hidden, layer)
         return hidden
 
     def _join(self, hidden: Tensor, layer: int) -> Tensor:
@@ -446,5 +446,5 @@ def _may_change(site: Site, layer: int) -> bool:
 
 def _is_door(site: Site, entry: int) -> bool:
     """Whether an edit applies to the stream as a segment enters, before any layer is called."""
-    base = site.base
-    return base.name in ("embed", "pos_embed") or (base.name == "resid_post" and base.layer == entry - 1)
+    base, alone = site.base, not site.sources  # several sources are met on the way
+    return base.name in ("embed", "pos_embed") or (alone and base == Site("resid_post", entry - 1))

@@ -23,6 +23,8 @@ def entry_layer(site: Site, n_layers: int) -> int:
     """The first layer that an edit makes a difference to."""
     if site.is_module and site.layer is None:
         raise EditError(f"{site} is in no layer, so a sweep cannot start from it: use run, or a site of the model")
+    if site.sources:
+        return _first_source(site)
     site = site.base
     if site.name in ("embed", "pos_embed"):
         return 0
@@ -30,6 +32,15 @@ def entry_layer(site: Site, n_layers: int) -> int:
         return n_layers
     assert site.layer is not None
     return site.layer + 1 if site.name == "resid_post" else site.layer
+
+
+def _first_source(site: Site) -> int:
+    return min(source.layer for source in site.sources if source.layer is not None)
+
+
+def early_enough(layer: int, bound: Bound) -> int:
+    """The layer, or an earlier one where what is measured is computed from several layers, all of which are run."""
+    return layer if bound.site is None or not bound.site.sources else min(layer, _first_source(bound.site))
 
 
 def last_layer(bound: Bound, n_layers: int) -> int:
@@ -52,6 +63,7 @@ def plan(
     """One variant as segments, one per prompt that it can change: first token, first layer, and last token read."""
     n_layers = anatomy.n_layers
     layer, last = min(entry_layer(site, n_layers) for _, site, _ in resolved), last_layer(bound, n_layers)
+    layer = early_enough(layer, bound)
     if layer > last:
         if not any(site.base == Site("resid_post", last) for _, site, _ in resolved):
             return []  # every edit comes after what is measured

@@ -27,7 +27,7 @@ from caseback.model.running.verify import unembed
 from caseback.model.sweeping.clean import Clean, record
 from caseback.model.sweeping.packed import Packed, Segment
 from caseback.model.sweeping.room import logits_per_token, tokens_per_pass
-from caseback.model.sweeping.segments import Resolved, chunks, last_layer, plan, unchanged_positions
+from caseback.model.sweeping.segments import Resolved, chunks, early_enough, last_layer, plan, unchanged_positions
 
 _UNEDITED = -1
 """The owner of a segment without an edit, which runs with the others of a chunk and shows what rounding alone does."""
@@ -157,7 +157,7 @@ def _cleaned(per_variant: list[Resolved], anatomy: Anatomy, tokens: Tokens) -> l
 
 def unedited_values(anatomy: Anatomy, clean: Clean, bound: Bound, metric: Metric) -> Tensor:
     """The metric of the unedited run, from the recorded stream; of targets that lack their space it warns."""
-    n = last_layer(bound, anatomy.n_layers)
+    n = early_enough(last_layer(bound, anatomy.n_layers), bound)
     behind = any(site.name in ("final_norm", "logits") for site, _ in anatomy.standing)
     if bound.columns is not None and bound.site is None and not behind:
         last, columns = clean.stream[-1], bound.host_columns

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from caseback.decode.dictionaries import Dictionary
-from caseback.decode.dictionaries.measures import compare_dictionaries
+import xarray as xr
+
+from caseback.decode.dictionaries import Crosscoder, Dictionary, latent_scaling
+from caseback.decode.dictionaries.architectures.several_sources import SeveralSources
+from caseback.decode.dictionaries.features.places import source_names
+from caseback.decode.dictionaries.measures import compare_dictionaries, source_measures
+from caseback.decode.dictionaries.measures.source_measures import source_states
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
@@ -50,6 +56,7 @@ def dictionaries_document(
     dictionaries: Mapping[str, Dictionary],
     corpus: Iterable[Any] | Path,
     *,
+    models: Mapping[str, Model] | None = None,
     rows: int = 200,
     frozen: bool = False,
     length: int | None = None,
@@ -68,9 +75,11 @@ def dictionaries_document(
     model
         The model.
     dictionaries
-        By name; each says its site.
+        By name; each says its site. Crosscoders of layers and cross-layer transcoders have a row for each target.
     corpus
         Texts, or the path of a file of them.
+    models
+        Both models of crosscoders of two, by the names that their sources begin with.
     rows
         Rows of tokens that are measured; with ``frozen`` as many more train the frozen decoders' encoders.
     frozen
@@ -92,9 +101,11 @@ def dictionaries_document(
     Returns
     -------
     dict
-        The document, plain JSON data: ``model``, ``rows`` with the measures of ``compare_dictionaries``, ``tokens``,
+        The document, plain JSON data: ``model``, ``rows`` with the measures of ``compare_dictionaries``, and of
+        ``source_measures`` for those of several sources, ``tokens``,
         what was ``skipped``, the model's own loss ``ce_clean``, which ``definition`` of explained variance comes first,
-        ``attributes`` and ``forgotten`` where asked for, and ``provenance``.
+        ``attributes`` and ``forgotten`` where asked for, ``shared`` for crosscoders: how many features are of which
+        sources (``latent_scaling``), and ``provenance``.
 
     Raises
     ------
@@ -119,18 +130,18 @@ def dictionaries_document(
     judged = taken[: len(taken) // 2] if frozen else taken
     if not judged:
         raise CasebackError("the corpus has too few rows: give more text")
-    table = compare_dictionaries(model, dictionaries, judged, train_prompts=training, seed=seed, progress=progress)
-    measured = []
-    for i, name in enumerate(table.dictionary.values.tolist()):
-        numbers = {measure: float(table[measure].values[i]) for measure in MEASURES}
-        facts = {
-            "name": name,
-            "kind": str(table["kind"].values[i]),
-            "of": str(table["of"].values[i]),
-            "site": str(table["site"].values[i]),
-            "frontier": bool(table["frontier"].values[i]),
-        }
-        measured.append(facts | {key: x if math.isfinite(x) else None for key, x in numbers.items()})
+    alone, together = _by_sources(dictionaries)
+    tables = []
+    if alone:
+        tables.append(compare_dictionaries(model, alone, judged, train_prompts=training, seed=seed, progress=progress))
+    for of in (model, models):
+        some = {name: one for name, one in together.items() if _of_two(one) == (of is models)}
+        if some and of is None:
+            raise CasebackError(f"{next(iter(some))!r} is of two models: give both, models= (in commands --other)")
+        if some and of is not None:
+            tables.append(source_measures(of, some, judged, seed=seed, progress=progress))
+    measured = [row for table in tables for row in _rows(table)]
+    table = tables[0]
     return DICTIONARIES.document(
         model_facts(model, "name", "n_layers", "d_model", "dtype"),
         rows=measured,
@@ -153,5 +164,47 @@ def dictionaries_document(
         forgotten=None
         if forgetting is None
         else forgetting_rows(model, dictionaries, forgetting, seed=seed, progress=progress),
+        shared=[_shared(models or model, name, one, judged) for name, one in together.items() if _comparable(one)]
+        or None,
         provenance=model.provenance(),
     )
+
+
+def _by_sources(dictionaries: Mapping[str, Dictionary]) -> tuple[dict[str, Dictionary], dict[str, SeveralSources]]:
+    """Those of one source, and those of several."""
+    together = {name: one for name, one in dictionaries.items() if isinstance(one, SeveralSources)}
+    return {name: one for name, one in dictionaries.items() if name not in together}, together
+
+
+def _of_two(dictionary: SeveralSources) -> bool:
+    return any(":" in name for name in source_names(dictionary))
+
+
+def _comparable(dictionary: SeveralSources) -> bool:
+    return isinstance(dictionary, Crosscoder) and dictionary.n_sources > 1
+
+
+def _shared(model: Any, name: str, dictionary: Any, rows: Any) -> dict[str, Any]:
+    """Which source has a crosscoder's features: by its rows, and of those of one source alone what the states say."""
+    names = source_names(dictionary)
+    if not _of_two(dictionary) and isinstance(model, Mapping):
+        model = next(iter(model.values()))
+    table = latent_scaling(dictionary, source_states(model, name, dictionary, rows), sources=names)
+    kinds = dict(Counter(table["kind"].values.tolist()).most_common())
+    return {"name": name, "kinds": kinds, "exclusive": int(table["exclusive"].sum())}
+
+
+def _rows(table: xr.Dataset) -> list[dict[str, Any]]:
+    """A table's rows as plain data."""
+    rows = []
+    for i, name in enumerate(table.dictionary.values.tolist()):
+        numbers = {measure: float(table[measure].values[i]) for measure in MEASURES}
+        facts = {
+            "name": name,
+            "kind": str(table["kind"].values[i]),
+            "of": str(table["of"].values[i]),
+            "site": str(table["site"].values[i]),
+            "frontier": bool(table["frontier"].values[i]) if "frontier" in table else False,
+        }
+        rows.append(facts | {key: x if math.isfinite(x) else None for key, x in numbers.items()})
+    return rows

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from caseback.decode.dictionaries import Dictionary, attached
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
 from caseback.decode.dictionaries.measures import random_dictionary, unlearning
 from caseback.decode.states import read_states
 from caseback.errors import ArgumentError
@@ -103,6 +104,8 @@ def forgetting_rows(
 
 
 def _one_site(dictionaries: Mapping[str, Dictionary]) -> str:
+    for one in dictionaries.values():
+        expect_one_source(one, "what its features are good for")
     sites = {one.facts.site for one in dictionaries.values()}
     if len(sites) > 1 or "" in sites:
         raise ArgumentError(f"dictionaries of {', '.join(sorted(map(repr, sites)))}: expected those of one site")

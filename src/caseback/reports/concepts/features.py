@@ -11,33 +11,39 @@ reads is what it writes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from caseback.decode.dictionaries import (
     Dictionary,
     dictionary_digest,
     explain_features,
-    feature_words,
     features_on,
-    nearest_features,
     neuron_factors,
 )
-from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
-from caseback.decode.dictionaries.features.digest import feature_name
+from caseback.decode.dictionaries.architectures.several_sources import SeveralSources, expect_one_source
+from caseback.decode.dictionaries.features.places import (
+    in_words,
+    place_of_codes,
+    source_names,
+    sources_of,
+    target_names,
+)
 from caseback.decode.dictionaries.training.pools import SINK
-from caseback.decode.vocabulary.activating import Activating, Example, activating_inputs
-from caseback.decode.vocabulary.activating.tally import EIGHTHS
+from caseback.decode.vocabulary.activating import Activating, activating_inputs
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.anatomy.norms import at_least_float32
-from caseback.model.anatomy.sites import as_site
+from caseback.model.anatomy.registered_sites import registered_site
 from caseback.model.arguments import checked
 from caseback.model.notes import Notes
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
+from caseback.reports.concepts.feature_cards import cards_of, notes_on, words_written
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 from caseback.reports.tokens_text import visible
@@ -98,7 +104,7 @@ def features_document(
     model
         The model.
     dictionary
-        What reads its states; it must say which site.
+        What reads its states; it must say which site, or which of the model's layers it reads.
     corpus
         Texts, or the path of a file with one a line.
     cards
@@ -132,8 +138,8 @@ def features_document(
     Raises
     ------
     CasebackError
-        For a dictionary that does not say its site, or reads several, an empty corpus, a feature that there is not,
-        notes on another model or dictionary, and factors without a prompt.
+        For a dictionary that does not say its site, or reads two models, ``explain`` with one of several sites, no
+        text, a feature that there is not, notes on another model or dictionary, and factors without a prompt.
 
     Examples
     --------
@@ -144,52 +150,54 @@ def features_document(
     >>> len(document["features"]), document["cards"][0]["feature"]
     (320, 3)
     """
-    expect_one_source(dictionary, "a page of features")
-    if not dictionary.facts.site:
-        raise CasebackError("the dictionary does not say which site it reads: give it Facts(site='resid_post.5')")
+    place_of_codes(dictionary)  # says what is wrong before the model runs
+    if explain:
+        expect_one_source(dictionary, "what features fire at")
     if not isinstance(cards, int) and (beyond := [i for i in cards if not 0 <= i < dictionary.n_features]):
         raise OutOfRange(f"feature {beyond[0]}: there are {dictionary.n_features}, 0 to {dictionary.n_features - 1}")
     if factors and prompt is None:
         raise CasebackError("factors are of a prompt's neurons: give a prompt")
     if notes is not None:
         notes.expect(model, dictionary_digest(dictionary))
-    site = as_site(dictionary.facts.site)
     dictionary = dictionary.to(model.device)
-
-    def codes(x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            norms = at_least_float32(x).norm(dim=1)
-            return dictionary.encode(x).masked_fill((norms > SINK * norms.median())[:, None], 0)
-
-    activating = activating_inputs(
-        model,
-        corpus,
-        site.name,
-        layer=site.layer,
-        directions=codes,
-        top=top,
-        skip=max(1, len(front_of(model))),  # the first token is a sink, with or without one in front
-        length=length,
-        progress=progress,
-    )
-    if isinstance(cards, int):
-        largest = values_of(activating.tally.keys[:, :1])[:, 0].nan_to_num(0.0).abs()
-        chosen = [i for i in largest.argsort(descending=True)[:cards].tolist() if largest[i] > 0]
-    else:
-        chosen = list(cards)
-    on_prompt = [] if prompt is None else _prompt(model, dictionary, prompt)
-    if isinstance(cards, int):  # those that the prompt's tokens name get one too
-        chosen += [one["feature"] for token in on_prompt for one in token["features"][:SHOWN]]
-    chosen = list(dict.fromkeys(chosen))
-    written = _words(model, dictionary, words)
-    noted = [[] if notes is None else _notes(notes, dictionary, i) for i in range(dictionary.n_features)]
+    with _readable(dictionary) as where:
+        activating = activating_inputs(
+            model,
+            corpus,
+            **where,
+            top=top,
+            skip=max(1, len(front_of(model))),  # the first token is a sink, with or without one in front
+            length=length,
+            progress=progress,
+        )
+        if isinstance(cards, int):
+            largest = values_of(activating.tally.keys[:, :1])[:, 0].nan_to_num(0.0).abs()
+            chosen = [i for i in largest.argsort(descending=True)[:cards].tolist() if largest[i] > 0]
+        else:
+            chosen = list(cards)
+        on_prompt = [] if prompt is None else _prompt(model, dictionary, prompt)
+        if isinstance(cards, int):  # those that the prompt's tokens name get one too
+            chosen += [one["feature"] for token in on_prompt for one in token["features"][:SHOWN]]
+        chosen = list(dict.fromkeys(chosen))
+        written = words_written(model, dictionary, words)
+        carded = cards_of(
+            dictionary,
+            chosen,
+            [written[i] for i in chosen],
+            model=model,
+            activating=activating,
+            top=top,
+            before=before,
+            after=after,
+        )
+    noted = [[] if notes is None else notes_on(notes, dictionary, i) for i in range(dictionary.n_features)]
     explained = _explained(model, dictionary, corpus, chosen, length, progress) if explain and chosen else {}
     return FEATURES.document(
         model_facts(model, "name", "n_layers", "d_model", "dtype"),
         dictionary={
             "architecture": dictionary.architecture,
-            "site": dictionary.facts.site,
-            "target": dictionary.facts.target or dictionary.facts.site,
+            "site": in_words(source_names(dictionary)),
+            "target": in_words(target_names(dictionary)),
             "n_features": dictionary.n_features,
             "d_in": dictionary.d_in,
             "options": dictionary.own_options(),
@@ -200,8 +208,7 @@ def features_document(
             for row, own in zip(_rows(model, activating, written), noted, strict=True)
         ],
         cards=[
-            card | {"notes": noted[card["feature"]], "explanation": explained.get(card["feature"])}
-            for card in _cards(model, dictionary, activating, written, chosen, top, before, after)
+            card | {"notes": noted[card["feature"]], "explanation": explained.get(card["feature"])} for card in carded
         ],
         prompt=on_prompt or None,
         factors=_factors(model, prompt, factors) if factors and prompt is not None else None,
@@ -209,9 +216,40 @@ def features_document(
     )
 
 
-def _notes(notes: Notes, dictionary: Dictionary, feature: int) -> list[dict[str, str]]:
-    name = feature_name(dictionary, feature)
-    return [{"label": note.label, "text": note.text, "by": note.by} for note in notes.of(name)] if name else []
+class _WithoutSinks:
+    """Codes of states, 0 where one, or that of any source, is many times longer than the median."""
+
+    def __init__(self, dictionary: Dictionary):
+        self.dictionary, self.n_features = dictionary, dictionary.n_features
+
+    def encode(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            norms = at_least_float32(x).norm(dim=-1).reshape(len(x), -1)
+            long = (norms > SINK * norms.median(0).values).any(1)
+            return self.dictionary.encode(x).masked_fill(long[:, None], 0)
+
+    def decode(self, coded: Tensor) -> Tensor:
+        return self.dictionary.decode(coded)
+
+
+@contextmanager
+def _readable(dictionary: Dictionary) -> Iterator[dict[str, Any]]:
+    """Where features are read, as ``activating_inputs`` is told it; of several sources as a site of their own."""
+    place, codec = place_of_codes(dictionary), _WithoutSinks(dictionary)
+    if not isinstance(dictionary, SeveralSources):
+        yield {"site": place.name, "layer": place.layer, "directions": codec.encode}
+        return
+    layer = place.layer
+    assert layer is not None
+    with registered_site(
+        "features_of_page",
+        place.name,
+        {layer: codec},
+        flat=len(place.kind.dims) > 2,
+        sources={layer: sources_of(dictionary)},
+        editable=False,
+    ) as name:
+        yield {"site": name, "layer": layer}
 
 
 def _explained(
@@ -230,21 +268,6 @@ def _explained(
     # conditions show their spaces in quotes
     texts = [visible(text).replace("␣", " ") for text in table["explanation"].values.tolist()]
     return {i: {"text": text, **row} for i, text, row in zip(chosen, texts, scores, strict=True)}
-
-
-def _words(model: Model, dictionary: Dictionary, words: int) -> list[dict[str, Any]]:
-    """What each feature raises and lowers; nothing where it does not write into the stream."""
-    if dictionary.d_out != model.d_model:
-        return [{"up": [], "down": []} for _ in range(dictionary.n_features)]
-    read = feature_words(model, dictionary, top=words)
-    sides = {
-        side: [
-            [{"token": visible(t), "logit": float(v)} for t, v in zip(texts, values, strict=True)]
-            for texts, values in zip(read[f"{side}_token"].values.tolist(), read[side].values.tolist(), strict=True)
-        ]
-        for side in ("up", "down")
-    }
-    return [{"up": up, "down": down} for up, down in zip(sides["up"], sides["down"], strict=True)]
 
 
 def _rows(model: Model, activating: Activating, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -269,67 +292,6 @@ def _rows(model: Model, activating: Activating, written: list[dict[str, Any]]) -
             }
         )
     return rows
-
-
-def _cards(
-    model: Model,
-    dictionary: Dictionary,
-    activating: Activating,
-    written: list[dict[str, Any]],
-    chosen: Sequence[int],
-    top: int,
-    before: int,
-    after: int,
-) -> list[dict[str, Any]]:
-    if not chosen:
-        return []
-    cosines, near = nearest_features(dictionary, chosen)
-    with torch.no_grad():
-        same = dictionary.d_in == dictionary.d_out
-        agree = torch.nn.functional.cosine_similarity(dictionary.W_enc, dictionary.W_dec) if same else None
-        norms = dictionary.norms()
-    window: dict[str, Any] = {"before": before, "after": after}
-    cards = []
-    for i, feature in enumerate(chosen):
-        cards.append(
-            {
-                "feature": feature,
-                "norm": float(norms[feature]),
-                "agreement": None if agree is None else float(agree[feature]),
-                **written[feature],
-                "neighbors": [
-                    {"feature": int(j), "cosine": float(c)} for c, j in zip(cosines[i], near[i], strict=True)
-                ],
-                "histogram": _histogram(activating.tally.histogram[feature]),
-                "examples": [
-                    _example(e) for e in activating.examples(model, feature, top=top, **window) if e.value != 0
-                ],
-            }
-        )
-    return cards
-
-
-def _histogram(counts: torch.Tensor) -> list[dict[str, Any]]:
-    """How often a feature is how active, by half octaves of its activation's size, where it is active at all."""
-    inner = EIGHTHS.inner_ends()
-    size = inner.abs().log2().mul(2).floor()
-    bars: dict[tuple[int, int], int] = {}
-    for i in counts.nonzero()[:, 0].tolist():
-        if float(inner[i]) != 0:
-            sign = 1 if float(inner[i]) > 0 else -1
-            bars[sign, int(size[i])] = bars.get((sign, int(size[i])), 0) + int(counts[i])
-    return [
-        {"low": sign * 2.0 ** (octave / 2), "count": count}
-        for (sign, octave), count in sorted(bars.items(), key=lambda bar: bar[0][0] * 2.0 ** (bar[0][1] / 2))
-    ]
-
-
-def _example(example: Example) -> dict[str, Any]:
-    return {
-        "at": example.pos - example.first,
-        "tokens": [visible(text) for text in example.text],
-        "values": [float(value) for value in example.values],
-    }
 
 
 def _prompt(model: Model, dictionary: Dictionary, prompt: PromptsLike) -> list[dict[str, Any]]:

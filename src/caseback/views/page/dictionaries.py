@@ -17,6 +17,7 @@ from caseback.views.page.kit.curve_svg import ticks
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
+from caseback.views.text.concepts.dictionaries import shared_words
 
 _WORDS = {
     "l0": "active",
@@ -65,6 +66,7 @@ def _body(document: Mapping[str, Any]) -> str:
             "+ CE: what the loss gains where the reconstruction stands in for the states; recovered: its share of what "
             "zeros cost, which hides much. KL / random: against errors as long in random directions."
         ),
+        *(note(f"{visible(one['name'])}: {shared_words(one)}.") for one in document.get("shared") or ()),
         *_moved(document.get("attributes")),
         *_forgotten(document.get("forgotten")),
     )

@@ -31,6 +31,7 @@ PAGES = {
     "caseback.emergence": "mechanisms.emergence",
     "caseback.erasure": "erasure",
     "caseback.dictionaries": "dictionaries",
+    "caseback.dictionary": "dictionary",
     "caseback.explanation": "explanation",
     "caseback.facts": "mechanisms.facts",
     "caseback.features": "features",

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -83,6 +84,25 @@ class Crosscoder(SeveralSources):
     def norms(self) -> Float[Tensor, " feature"]:
         """The sum over sources of the norms of what each feature writes there."""
         return self.rows().norm(dim=-1).sum(-1)
+
+    def change(self, coded: Tensor, edited: Tensor, x: Tensor) -> Float[Tensor, "... source d"]:
+        states = self._expected(x).unbind(-2)
+        return torch.stack([self.change_at(coded, edited, states[m], m) for m in range(self.n_sources)], -2)
+
+    def change_at(
+        self,
+        coded: Float[Tensor, "... feature"],
+        edited: Float[Tensor, "... feature"],
+        x: Float[Tensor, "... d"],
+        source: int,
+    ) -> Float[Tensor, "... d"]:
+        """What other codes write to one source in place of those that it had, whose state is ``x``."""
+        written = (edited - coded).to(self.W_dec.dtype) @ self.rows()[:, source]
+        if self.facts.normalization in ("none", "scale"):
+            return written / self.out_scale[source]
+        _, factor = self._factors(x.to(self.W_dec.dtype))
+        assert factor is not None
+        return written / factor
 
     def reconstructed(self, losses: Losses, x: Tensor, target: Tensor) -> Float[Tensor, "token source d"]:
         errors = losses.errors.unflatten(-1, (self.n_sources, self.d_in))

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 
 from caseback.decode.dictionaries.architectures.crosscoders import Crosscoder
@@ -29,8 +30,6 @@ from caseback.jobs.budget import limit
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.registry import technique
 from caseback.model.results import labelled
-
-"""Tokens at once where all are given as one tensor."""
 
 
 @technique(entry=("B.25",), citation="Minder et al. 2025; Lindsey et al. 2024", cost="one pass of the crosscoder")
@@ -114,15 +113,16 @@ def latent_scaling(
     relative = norms / largest.clamp_min(1e-30)
     owner = norms.argmax(0)
     nu = {name: _largest_other(value, owner) for name, value in beta.items()}
-    kind = _kinds(relative, owner, active, names)
+    kind = kinds_by_norm(norms, names)
+    kind[(active == 0).cpu().numpy()] = "dead"
     exclusive = (nu["error"] < below[0]) & (nu["reconstruction"] < below[1])
-    alone = torch.from_numpy(np.char.startswith(kind, "only "))
+    alone = torch.from_numpy(np.char.startswith(kind.astype(str), "only "))
     both = {"source": names, "source_to": names}
     parts = {f"beta_{name}": labelled(value, ("source", "source_to", "feature"), both) for name, value in beta.items()}
     parts |= {f"nu_{name}": labelled(value, ("feature",)) for name, value in nu.items()}
     parts |= {
         "relative_norm": labelled(relative, ("source", "feature"), {"source": names}),
-        "kind": xr.DataArray(kind, dims="feature"),
+        "kind": xr.DataArray(kind.astype(str), dims="feature"),
         "exclusive": labelled(exclusive.cpu() & alone, ("feature",)),
         "active": labelled(active, ("feature",)),
     }
@@ -139,13 +139,17 @@ def _largest_other(beta: Tensor, owner: Tensor) -> Tensor:
     return (of_row / own).scatter(0, owner[None], -torch.inf).amax(0)
 
 
-def _kinds(relative: Tensor, owner: Tensor, active: Tensor, names: Sequence[str]) -> np.ndarray:
+def kinds_by_norm(norms: Float[Tensor, "source feature"], names: Sequence[str]) -> np.ndarray:
+    """What rows alone say of features: ``"shared"``, ``"only NAME"`` or ``"between"``, as ``latent_scaling`` has it.
+
+    Rows mislead where a penalty cut them: see above.
+    """
+    relative, owner = norms / norms.amax(0).clamp_min(1e-30), norms.argmax(0)
     others = relative.scatter(0, owner[None], 0.0).amax(0)
     kind = np.where(relative.amin(0).cpu() >= 0.8, "shared", "between").astype(object)
     alone = (others <= 0.2).cpu().numpy()
     kind[alone] = np.array([f"only {name}" for name in names], dtype=object)[owner.cpu().numpy()][alone]
-    kind[(active == 0).cpu().numpy()] = "dead"
-    return kind.astype(str)
+    return kind
 
 
 def _expected(

@@ -4,6 +4,10 @@
 
 What a dictionary does not reconstruct, its error, stays where it is, so nothing changes where no edit is made. The
 error is a site too, ``<name>_error``, unless the dictionary is a transcoder: removing it leaves what the features say.
+
+A crosscoder of several layers has its features where the last of them is, since codes are of all. An edit there adds
+what the feature writes to the last layer, x^M' = x^M + (a' - a) W_dec^M: what earlier layers wrote before has gone its
+way. To write to all of them, add ``rows()[feature, m]`` to each. A cross-layer transcoder's features are read alone.
 """
 
 from __future__ import annotations
@@ -14,8 +18,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
+from caseback.decode.dictionaries.architectures.cross_layer import CrossLayerTranscoder
+from caseback.decode.dictionaries.architectures.crosscoders import Crosscoder
+from caseback.decode.dictionaries.architectures.several_sources import SeveralSources
 from caseback.decode.dictionaries.dictionary import Dictionary
+from caseback.decode.dictionaries.features.places import last_source, sources_of
 from caseback.decode.dictionaries.formats.saved_dictionaries import expect_model
 from caseback.errors import ArgumentError, LoadError
 from caseback.model.anatomy.parameters import device_of
@@ -37,6 +44,31 @@ class _Error:
 
     def decode(self, coded: Tensor) -> Tensor:
         return coded
+
+
+class _Together:
+    """A dictionary of several sources, read and written at the last of them."""
+
+    def __init__(self, dictionary: SeveralSources):
+        self.dictionary, self.n_features, self.last = dictionary, dictionary.n_features, last_source(dictionary)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.dictionary.encode(x)
+
+    def decode(self, coded: Tensor) -> Tensor:
+        return self.dictionary.decode(coded)[..., self.last, :]
+
+    def change(self, coded: Tensor, edited: Tensor, x: Tensor) -> Tensor:
+        assert isinstance(self.dictionary, Crosscoder)  # others are not edited
+        return self.dictionary.change_at(coded, edited, x, self.last)
+
+
+class _ErrorTogether(_Error):
+    """What a crosscoder leaves of its last source."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        last = last_source(self.dictionary)
+        return x[..., last, :] - self.dictionary(x)[..., last, :].to(x.dtype)
 
 
 class _Elsewhere:
@@ -67,7 +99,8 @@ def attach(
         The model whose states they read; dictionaries are moved to its device, and keep their dtype. Those of layers
         on other devices stand there too: states go to them and codes come back.
     dictionaries
-        One a layer, all of one site, such as ``"resid_post"``; transcoders all of one pair of sites.
+        One a layer, all of one site, such as ``"resid_post"``; transcoders all of one pair of sites. Crosscoders of
+        layers count as of their last one; cross-layer transcoders are read and not edited.
     name
         What the site is called from now on, in ``read``, edits, patches and metrics.
     force
@@ -76,12 +109,13 @@ def attach(
     Returns
     -------
     list of str
-        The names of the new sites: ``name``, and ``name_error`` but for transcoders.
+        The names of the new sites: ``name``, and ``name_error`` but for transcoders and sites of heads.
 
     Raises
     ------
     ArgumentError
-        For dictionaries of several sites, two of one layer, or one that does not say its site.
+        For dictionaries of several sites, two of one layer, a crosscoder of two models, or one that does not say its
+        site.
     LoadError
         For dictionaries of another width or, without ``force``, another model.
     UnknownSite
@@ -106,17 +140,17 @@ def attach(
     by_layer: dict[int, Dictionary] = {}
     pairs = set()
     for one in several:
-        expect_one_source(one, "a site of features")
-        if not one.facts.site:
-            raise ArgumentError(f"{one!r} does not say which site it reads: give it Facts(site='resid_post.5')")
-        site, target = as_site(one.facts.site), as_site(one.facts.target or one.facts.site)
+        sources = sources_of(one)
+        site = target = sources[last_source(one)]
+        if not isinstance(one, SeveralSources):
+            target = as_site(one.facts.target or one.facts.site)
         if site.layer is None or site.layer != target.layer:
             raise ArgumentError(f"{one!r} reads {site} and writes {target}: expected two sites of one layer")
         if site.layer in by_layer:
             raise ArgumentError(f"two dictionaries are of layer {site.layer}: attach them under names of their own")
         if not force:
             _expect_own(one, model)
-        expect_model(one, model, repr(one))
+        expect_model(one, model, repr(one), [str(source) for source in sources])
         by_layer[site.layer] = one.to(model.device)
         pairs.add((site.name, target.name))
     if len(pairs) > 1:
@@ -124,11 +158,15 @@ def attach(
         raise ArgumentError(f"dictionaries of several sites: {listed}; attach each kind under a name of its own")
     ((site, target),) = pairs
     flat = len(SITES[site].dims) > 2
-    register_site(name, site, _reached(model, by_layer), written=target, flat=flat)
-    if site != target or flat:
+    sources = {layer: sources_of(one) for layer, one in by_layer.items() if isinstance(one, SeveralSources)}
+    across = any(isinstance(one, CrossLayerTranscoder) for one in by_layer.values())
+    codecs = {layer: _Together(one) if isinstance(one, SeveralSources) else one for layer, one in by_layer.items()}
+    register_site(name, site, _reached(model, codecs), written=target, flat=flat, sources=sources, editable=not across)
+    if site != target or flat or across:
         return [name]
-    errors = {layer: _Error(one) for layer, one in by_layer.items()}
-    register_site(f"{name}_error", site, _reached(model, errors), dim=Site(site, 0).kind.dims[-1])
+    errors = {layer: (_ErrorTogether if layer in sources else _Error)(one) for layer, one in by_layer.items()}
+    dim = Site(site, 0).kind.dims[-1]
+    register_site(f"{name}_error", site, _reached(model, errors), dim=dim, sources=sources)
     return [name, f"{name}_error"]
 
 

@@ -33,7 +33,10 @@ def feature_name(dictionary: Dictionary, feature: int) -> str:
     >>> feature_name(TopK(4, 8, k=2, facts=Facts(site="resid_post.2")), 5)
     'L2F5:resid_post'
     """
-    site = as_site(dictionary.facts.target or dictionary.facts.site)
+    where = dictionary.facts.target or dictionary.facts.site
+    if not where:
+        return ""
+    site = as_site(where)
     if site.name not in WRITTEN_AT or site.layer is None:
         return ""
     return str(Name("feature", site.layer, feature, site="" if site.name == "mlp_out" else site.name))

@@ -3,7 +3,8 @@
     words of feature i       the largest and smallest of d_i W_U, the final norm's gain folded in      (entry 4.2.16)
     neighbors of feature i   the largest cosines of d_i and d_j
 
-What a feature writes is read on the direct path: its effect through later layers is not in it.
+d_i is what feature i writes; of a crosscoder of layers, or a cross-layer transcoder, what of it reaches the stream
+behind the last of them. What a feature writes is read on the direct path: its effect through later layers is not in it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
+from caseback.decode.dictionaries.architectures.cross_layer import CrossLayerTranscoder
 from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.dictionaries.features.attach import attached
+from caseback.decode.dictionaries.features.places import in_words, place_of_codes, source_names, written_to_stream
 from caseback.decode.vocabulary.weights.named_matrices import table_of, weights_of
 from caseback.errors import LoadError, OutOfRange
 from caseback.jobs.budget import limit
-from caseback.model.anatomy.sites import as_site
 from caseback.model.arguments import checked
 from caseback.model.prompts.per_token import aligned
 from caseback.model.registry import technique
@@ -38,6 +39,7 @@ def feature_words(
     *,
     top: int = 8,
     folded: bool = True,
+    source: int | None = None,
 ) -> xr.Dataset:
     """The tokens whose logits a feature raises most on the direct path, and those that it lowers most.
 
@@ -53,21 +55,25 @@ def feature_words(
         Tokens of each side.
     folded
         With the final norm's gain in the unembedding, and its mean over the vocabulary taken off.
+    source
+        Of a crosscoder, the source whose rows are read, which one of two models needs; by default what reaches the last
+        stream.
 
     Returns
     -------
     xarray.Dataset
-        ``up`` and ``down`` (feature, k), logits for one unit of activation, and ``up_token``, ``down_token``, their
+        ``up`` and ``down`` (feature, k), logits for one unit of activation (of states whose tokens are normalized one
+        by one, up to the token's own scale), and ``up_token``, ``down_token``, their
         tokens as text.
 
     Raises
     ------
     ArgumentError
-        For a crosscoder or cross-layer transcoder, whose features write at several sites.
+        For a crosscoder of two models, without ``source``.
     LoadError
         For a dictionary that writes vectors of another width than the stream's.
     OutOfRange
-        For a feature that there is not.
+        For a feature, or a source, that there is not.
 
     Examples
     --------
@@ -79,7 +85,8 @@ def feature_words(
     >>> feature_words(model, one, [7], top=3)["up_token"].values[0, 0]
     ' cat'
     """
-    expect_one_source(dictionary, "words that features write")
+    if source is not None and not 0 <= source < (n := len(source_names(dictionary)) or 1):
+        raise OutOfRange(f"source {source}: there are {n}, 0 to {n - 1}")
     chosen = _expected(dictionary, features, top)
     if dictionary.d_out != model.d_model:
         raise LoadError(
@@ -87,10 +94,11 @@ def feature_words(
         )
     table = table_of(weights_of(model, folded), "out")
     k = min(top, table.shape[1])
+    written = written_to_stream(dictionary, source)
     at_once = max(1, limit("weight_products", model.device) // table.shape[1])
     parts: list[tuple[Tensor, ...]] = []
     for some in torch.as_tensor(chosen).split(at_once):
-        logits = dictionary.W_dec.detach()[some.to(dictionary.W_dec.device)].to(table) @ table
+        logits = written[some.to(written.device)].to(table) @ table
         logits -= logits.mean(-1, keepdim=True)
         parts.append((*logits.topk(k), *logits.topk(k, largest=False)))
     up, up_ids, down, down_ids = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
@@ -107,7 +115,10 @@ def feature_words(
 def nearest_features(
     dictionary: Dictionary, features: Sequence[int] | None = None, *, top: int = 5
 ) -> tuple[Float[Tensor, "feature k"], Int[Tensor, "feature k"]]:
-    """The features whose rows of ``W_dec`` have the largest cosines with those of some.
+    """The features whose rows have the largest cosines with those of some.
+
+    A row is what the feature writes: to all sources of a crosscoder, and of a cross-layer transcoder what of it reaches
+    the last stream.
 
     Parameters
     ----------
@@ -132,7 +143,9 @@ def nearest_features(
     [[11]]
     """
     chosen = torch.as_tensor(_expected(dictionary, features, top), device=dictionary.W_dec.device)
-    rows = torch.nn.functional.normalize(dictionary.W_dec.detach(), dim=1)
+    across = isinstance(dictionary, CrossLayerTranscoder)
+    rows = written_to_stream(dictionary) if across else dictionary.W_dec.detach()
+    rows = torch.nn.functional.normalize(rows, dim=1)
     at_once = max(1, limit("nearest_numbers", rows.device) // len(rows))
     parts = []
     for some in chosen.split(at_once):
@@ -176,7 +189,7 @@ def features_on(model: Model, dictionary: Dictionary, tokens: PromptsLike, *, to
     prompts: Tokens = model.tokens(tokens)
     with attached(model, dictionary, name="features_on"):
         run = model.run(prompts, read=["features_on"])
-        codes = run["features_on", as_site(dictionary.facts.site).layer]
+        codes = run["features_on", place_of_codes(dictionary).layer]
     codes = aligned(codes.detach().masked_fill(~prompts.mask.to(codes.device)[..., None], 0), prompts).cpu()
     width = int(prompts.lengths.max())
     best = codes[:, :width].abs().topk(min(top, codes.shape[-1])).indices
@@ -192,7 +205,7 @@ def features_on(model: Model, dictionary: Dictionary, tokens: PromptsLike, *, to
             "active": (dims[:2], (codes[:, :width] != 0).sum(-1).numpy()),
             "token": (dims[:2], texts),
         },
-        attrs={"site": dictionary.facts.site, **model.provenance()},
+        attrs={"site": in_words(source_names(dictionary)), **model.provenance()},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from caseback.decode.dictionaries.architectures.several_sources import SeveralSources
 from caseback.decode.dictionaries.dictionary import Dictionary
@@ -150,6 +151,40 @@ def load_set(
             f"{files.where} holds no set: no transcoders of circuit-tracer, and no folder with a dictionary"
         )
     return {name: _fitted(_layout_of(unit, None).read(unit, asked), unit, asked) for name, unit in units.items()}
+
+
+def load_all(
+    source: str | Path,
+    *,
+    format: str | None = None,
+    allow_pickle: bool = False,
+    subfolder: str | None = None,
+    model: Model | None = None,
+    force: bool = False,
+) -> dict[str, Dictionary]:
+    """All dictionaries of a source, by name: the one that it is, or those of a set, or of a folder of our own files.
+
+    Raises
+    ------
+    LoadError
+        As for ``load``.
+    """
+    more: dict[str, Any] = {"allow_pickle": allow_pickle, "model": model, "force": force}
+    files = open_files(source, None, subfolder, allow_pickle)
+    ours = own.ours(files)
+    if format is None and len(ours) > 1:
+        at = f"{subfolder}/" if subfolder else ""
+        return {name.removesuffix(".safetensors"): load(source, subfolder=at + name, **more) for name in ours}
+    try:
+        one = load(source, format=format, subfolder=subfolder, **more)
+    except LoadError:
+        try:
+            return load_set(source, subfolder=subfolder, **more)
+        except LoadError:
+            pass
+        raise
+    name = files.where.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return {name.removesuffix(".safetensors"): one}
 
 
 def _set_of_layers(files: Files, asked: Asked) -> dict[str, Dictionary]:

@@ -1,4 +1,4 @@
-"""Our own layout in a folder: ``dictionary.safetensors``; see ``saved_dictionaries`` for what is in it."""
+"""Our own layout in a folder: ``dictionary.safetensors``, or one file of another name; see ``saved_dictionaries``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,26 @@ def write(dictionary: Dictionary, folder: Path) -> None:
     save_dictionary(dictionary, folder / NAME)
 
 
+def ours(files: Files) -> list[str]:
+    """The files of a folder that hold a dictionary of ours, or the one that was meant if it does."""
+    if not files.on_disk and not files.file and NAME not in files.here:
+        return []  # a hub's files are not fetched to see what they are
+    return [name for name in files.here if name.endswith(".safetensors") and _is_own(files, name)]
+
+
 def _name(files: Files) -> str:
-    return files.file or NAME
+    return files.file or (NAME if NAME in files.here else next(iter(ours(files)), NAME))
 
 
 def _matches(files: Files) -> bool:
-    return files.here == [NAME] or files.has(NAME) or (files.file.endswith(".safetensors") and _is_own(files))
+    return files.has(NAME) or len(ours(files)) == 1
 
 
-def _is_own(files: Files) -> bool:
+def _is_own(files: Files, name: str) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(files.path(files.file), "pt") as file:
+        with safe_open(files.path(name), "pt") as file:
             return (file.metadata() or {}).get("format", "").startswith("caseback ")
     except (OSError, SafetensorError):
         return False  # the layout that its name tells says what is wrong with it

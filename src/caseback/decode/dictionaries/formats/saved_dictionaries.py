@@ -6,6 +6,7 @@ W_enc (feature, d_in), W_dec (feature, d_out), b_enc, b_dec, ...     architectur
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,18 @@ def with_weights(dictionary: Dictionary, tensors: dict[str, Tensor] | Any, what:
     return dictionary.eval()
 
 
-def expect_model(dictionary: Dictionary, model: Model, what: str) -> None:
-    """Refuse a model that lacks a dictionary's sites, or has another width there.
+def expect_model(dictionary: Dictionary, model: Model, what: str, sources: Sequence[str] = ()) -> None:
+    """Refuse a model that lacks a dictionary's sites (or those of its ``sources``), or has another width there.
 
     Raises
     ------
     LoadError
     """
     facts = dictionary.facts
-    for name, width in {(facts.site, dictionary.d_in), (facts.target or facts.site, dictionary.d_out)}:
+    ends = [(facts.site, dictionary.d_in), (facts.target or facts.site, dictionary.d_out)]
+    if len(sources) > 1:  # their facts have no layer
+        ends = [(source, dictionary.d_in) for source in sources]
+    for name, width in dict.fromkeys(ends):
         if not name:
             continue
         try:

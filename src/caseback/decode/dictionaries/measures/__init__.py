@@ -19,6 +19,7 @@ from caseback.decode.dictionaries.measures.probing import probe_features
 from caseback.decode.dictionaries.measures.reconstruction import reconstruction_measures
 from caseback.decode.dictionaries.measures.recovery import recovery_measures
 from caseback.decode.dictionaries.measures.replacement import replacement_measures
+from caseback.decode.dictionaries.measures.source_measures import source_measures
 from caseback.decode.dictionaries.measures.unlearning import unlearning
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "reconstruction_measures",
     "recovery_measures",
     "replacement_measures",
+    "source_measures",
     "spurious_correlation_removal",
     "supervised_dictionary",
     "targeted_probe_perturbation",

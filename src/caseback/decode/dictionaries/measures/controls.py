@@ -89,7 +89,7 @@ def random_dictionary(dictionary: Dictionary, states: StatesLike, *, seed: int =
         other.b_enc.zero_()
         if not other.facts.is_transcoder and other.d_in == other.d_out:
             other.b_dec.copy_(other.normalized(x).mean(0))
-        _match_l0(other, x, _l0(dictionary, x))
+        match_l0(other, x, l0_of(dictionary, x))
     return other
 
 
@@ -170,7 +170,8 @@ def frozen_decoder(
 
 
 @torch.no_grad()
-def _l0(dictionary: Dictionary, x: Tensor) -> float:
+def l0_of(dictionary: Dictionary, x: Tensor) -> float:
+    """Active features a token."""
     counts = [(dictionary.encode(some) != 0).sum() for some in x.split(rows_in_hand(dictionary))]
     return float(sum(counts)) / len(x)
 
@@ -181,9 +182,9 @@ def _lengths(dictionary: Dictionary) -> Tensor:
 
 
 @torch.no_grad()
-def _match_l0(dictionary: Dictionary, x: Tensor, l0: float) -> None:
+def match_l0(dictionary: Dictionary, x: Tensor, l0: float) -> None:
     """One bias for all rows of length 1, found by halving, at which as many are active; left alone if they are."""
-    if abs(_l0(dictionary, x) - l0) < 1e-9:
+    if abs(l0_of(dictionary, x) - l0) < 1e-9:
         return
     lengths = _lengths(dictionary)
     scale = 2 * float((dictionary.scores(x[:256]) * lengths).abs().max()) + 1.0
@@ -191,7 +192,7 @@ def _match_l0(dictionary: Dictionary, x: Tensor, l0: float) -> None:
     for _ in range(30):
         middle = (low + high) / 2
         dictionary.b_enc.copy_(middle / lengths)
-        low, high = (middle, high) if _l0(dictionary, x) < l0 else (low, middle)
+        low, high = (middle, high) if l0_of(dictionary, x) < l0 else (low, middle)
 
 
 @checked

@@ -119,8 +119,7 @@ def _table(
     dictionaries: Mapping[str, Dictionary], sums: Mapping[str, Sums], norm_multiple: float, block: int
 ) -> xr.Dataset:
     first = next(iter(sums.values()))
-    median = first.median_norm()
-    up_to = int(bin_of(torch.tensor([norm_multiple * median], dtype=torch.float64))) + 1
+    up_to = long_from(first, norm_multiple)
     left_out = int(first.numbers[up_to:, 0].sum())
     rows = [_measures(one, sums[name], up_to) for name, one in dictionaries.items()]
     density = by_feature([s.fired.cpu().double() / s.tokens for s in sums.values()])
@@ -146,7 +145,18 @@ def _table(
     return xr.Dataset(arrays, coords, of)
 
 
+def long_from(sums: Sums, norm_multiple: float) -> int:
+    """The bin of norms from which tokens are left out: the edge nearest to so many medians."""
+    return int(bin_of(torch.tensor([norm_multiple * sums.median_norm()], dtype=torch.float64))) + 1
+
+
 def _measures(dictionary: Dictionary, sums: Sums, up_to: int) -> dict[str, float]:
+    of_rows = {"nearest_row": nearest_rows(dictionary), "encoder_agreement": encoder_agreement(dictionary)}
+    return measures_of(sums, up_to) | {name: float(value.mean()) for name, value in of_rows.items()}
+
+
+def measures_of(sums: Sums, up_to: int) -> dict[str, float]:
+    """What sums over tokens say, those of the bins of norms below ``up_to`` where long ones are left out."""
     total = sums.total(up_to)
     count = max(total["count"], 1.0)
     density = sums.fired.double() / sums.tokens
@@ -162,8 +172,6 @@ def _measures(dictionary: Dictionary, sums: Sums, up_to: int) -> dict[str, float
         "dead_share": float((density == 0).double().mean()),
         "above_1_percent": float((density > 0.01).double().mean()),
         "above_10_percent": float((density > 0.1).double().mean()),
-        "nearest_row": float(nearest_rows(dictionary).mean()),
-        "encoder_agreement": float(encoder_agreement(dictionary).mean()),
     }
 
 

@@ -124,7 +124,7 @@ def replacement_measures(
     spliced = {name: splice_of(model, name, one) for name, one in named(dictionaries).items()}
     tokens = model.tokens(prompts)
     taken = counted_tokens(model, tokens, skip_first, skip_special)
-    counted = taken & _has_next(tokens)
+    counted = taken & has_next(tokens)
     if not bool(counted.any()):
         raise TokensError(
             f"no token counts: the first {skip_first} and the last of each prompt, and special ones, do not"
@@ -188,7 +188,8 @@ def splice_of(model: Model, name: str, dictionary: Dictionary) -> Splice:
     return Splice(dictionary, *sites)
 
 
-def _has_next(tokens: Tokens) -> Bool[Tensor, "batch pos"]:
+def has_next(tokens: Tokens) -> Bool[Tensor, "batch pos"]:
+    """Which tokens have one behind them in their prompt."""
     return tokens.mask & torch.nn.functional.pad(tokens.mask[:, 1:], (0, 1), value=False)
 
 
@@ -234,7 +235,7 @@ def _measured(
 ) -> Iterator[tuple[Any, Float[Tensor, "2"]]]:
     """The cross entropy and the divergence, summed over counted tokens, under each key: what is put where."""
     reads = sorted({site for s in spliced.values() for site in s[1:]}, key=str)
-    clean, clean_log_p = _predictions(model, batch, reads, [])
+    clean, clean_log_p = predictions(model, batch, reads, [])
     following = batch.tokens.ids.roll(-1, 1)[batch.counted][:, None]
 
     def losses(log_q: Tensor) -> Tensor:
@@ -242,7 +243,7 @@ def _measured(
         return torch.stack([-wide.gather(1, following.to(wide.device)).sum(), (p.exp() * (p - wide)).sum()])
 
     def spliced_in(target: Site, values: Tensor) -> Tensor:
-        return losses(_predictions(model, batch, [], [put(clean, target, batch, values)])[1])
+        return losses(predictions(model, batch, [], [put(clean, target, batch, values)])[1])
 
     yield "clean", losses(clean_log_p)
     for target in sorted({s.target for s in spliced.values()}, key=str):
@@ -272,7 +273,7 @@ def put(clean: Run, target: Site, batch: Batch, values: Tensor) -> Edit:
     return Replace(target.name, own.reshape(states.shape), layer=target.layer)
 
 
-def _predictions(
+def predictions(
     model: Model, batch: Batch, reads: Sequence[Site], edits: Sequence[Edit]
 ) -> tuple[Run, Float[Tensor, "token vocab"]]:
     """A run, and log probabilities behind each counted token; logits of no others are formed."""

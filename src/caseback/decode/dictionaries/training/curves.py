@@ -96,11 +96,11 @@ def training_file(path: str | Path | None, depends_on: Mapping[str, Any]) -> Che
     )
 
 
-def write_trainers(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, points: Any) -> None:
+def write_trainers(file: Checkpoint, trainers: Mapping[str, Trainer], pool: int, points: Any, **state: int) -> None:
     """Keep all that a continuation needs."""
     tensors = {f"{i}/{name}": x for i, t in enumerate(trainers.values()) for name, x in t.tensors().items()}
     first = next(iter(trainers.values()))
-    file.write(tensors, pool=pool, seen=first.seen, moved=first.moved, points=points)
+    file.write(tensors, pool=pool, seen=first.seen, moved=first.moved, points=points, **state)
 
 
 def restore_trainers(saved: Saved, trainers: Mapping[str, Trainer]) -> tuple[int, Any]:

@@ -216,8 +216,8 @@ def train_end_to_end(
                 expect_finite(trainers, file)
                 write_trainers(file, trainers, number, points)
                 written = time.monotonic()
-    for trainer in trainers.values():
-        note_training(trainer, "trained end to end", seed, sink)
+    for name, trainer in trainers.items():
+        note_training(trainer, "trained end to end", seed, sink, points[name])
     return [Trained(n, t.dictionary.eval(), curve_of(points[n], STEP_COLUMNS)) for n, t in trainers.items()]
 
 

@@ -22,12 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caseback.decode.dictionaries.training.reading import Batches, Reading
 from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
 from caseback.jobs.budget import limit
+from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.sites import as_site
 from caseback.model.running.model import Model
 from caseback.model.running.run import execute
+from caseback.model.running.tokens import Tokens
 from caseback.stream.job_model import digest_of
 from caseback.stream.one_pass import places
 from caseback.stream.packing import Block, Row
@@ -36,6 +39,8 @@ from caseback.stream.store import Store
 
 BEFORE = "the token before"
 """By this name a pool has, where asked, the place in it of the token before each in its row, or -1 where none is."""
+
+_BEGINS, _ORDER = "which begin a row", "rows"
 
 SINK = 10.0
 """States beyond so many times the pool's median norm are left out, unless another number is given."""
@@ -102,6 +107,7 @@ class ModelPools:
     ):
         self.model, self.tokens, self.seed, self.sink, self.paired = model, tokens, seed, sink, paired
         self.progress = progress
+        self.reading: Reading | None = None
         self.sites = [as_site(site) for site in dict.fromkeys(sites)]
         for site in self.sites:
             if len(several := list(model.anatomy.sites(site))) > 1:
@@ -116,29 +122,45 @@ class ModelPools:
 
     def pool(self, number: int, enough: int | None = None) -> dict[str, Tensor]:
         """See ``Pools``."""
+        joined, first = self.joined(number, enough)
+        return mixed(joined, self.sink, [self.seed, number], first if self.paired else None)
+
+    def joined(self, number: int, enough: int | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """The states of a pool in the order of its rows, and which tokens are the first of theirs."""
         drawn = self.drawn(number, enough)
         once = np.unique(drawn)
         block = _rows(self.rows, drawn if len(once) == len(drawn) else once)
-        states: dict[str, list[Tensor]] = {str(site): [] for site in self.sites}
-        begins: list[Tensor] = []
-        order: list[Tensor] = []
+        at_once = limit("stream_tokens", self.model.device)
+        batches = Batches(self.reading, number, {"at_once": at_once, "rows": drawn}, self.model.device)
         with progress_bar(total=block.n_tokens, what="states", show=self.progress, unit="token") as bar:
-            for tokens, rows in block.batches(limit("stream_tokens", self.model.device)):
-                own = tokens.to(self.model.device)
-                run = execute(self.model.anatomy, own, read=self.sites, logits=False)
-                keep = own.mask & (own.mask.cumsum(1) > block.front[rows].to(own.mask.device)[:, None])
-                for site in self.sites:
-                    states[str(site)].append(run[site.key][keep].flatten(1))
-                begins.append((keep & (keep.cumsum(1) == 1))[keep].cpu())
-                order.append(rows)
+            for i, (tokens, rows) in enumerate(block.batches(at_once)):
+                if i >= batches.there:
+                    batches.add(self._states(tokens, rows, block.front[rows]))
                 bar.update(int(tokens.mask.sum()))
-        joined = {name: torch.cat(parts) for name, parts in states.items()}
-        first = torch.cat(begins)
+        joined = batches.all()
+        first, order = joined.pop(_BEGINS).cpu(), joined.pop(_ORDER).cpu()
         if len(once) < len(drawn):
-            place = self._again(drawn, once, torch.cat(order).numpy())
+            place = self._again(drawn, once, order.numpy())
             joined = {name: x[place.to(x.device)] for name, x in joined.items()}
             first = first[place]
-        return _mixed(joined, self.sink, [self.seed, number], first if self.paired else None)
+        return joined, first
+
+    def keep(self, training: Checkpoint) -> None:
+        """Keep what is read of a long pool in files beside a training's checkpoint."""
+        self.reading = Reading(training)
+
+    def forget(self, before: int | None = None) -> None:
+        """Remove these files, of pools that are done, or all."""
+        if self.reading is not None:
+            self.reading.forget(before)
+
+    def _states(self, tokens: Tokens, rows: Tensor, front: Tensor) -> dict[str, Tensor]:
+        """States of the tokens behind what stands in front of some rows, and which of them begin a row."""
+        own = tokens.to(self.model.device)
+        run = execute(self.model.anatomy, own, read=self.sites, logits=False)
+        keep = own.mask & (own.mask.cumsum(1) > front.to(own.mask.device)[:, None])
+        part = {str(site): run[site.key][keep].flatten(1) for site in self.sites}
+        return part | {_BEGINS: (keep & (keep.cumsum(1) == 1))[keep], _ORDER: rows}
 
     def drawn(self, number: int, enough: int | None = None) -> np.ndarray:
         """The rows of a pool: those between two multiples of its size, in the drawn order of their epoch."""
@@ -221,7 +243,7 @@ class StoredPools:
                 store = next(iter(self.stores.values()))
                 begins.append(_begins(store.shard(shard, name="row")[_behind_front(store, shard)]))
         joined = {name: torch.cat(own) for name, own in parts.items()}
-        return _mixed(joined, self.sink, [self.seed, number], torch.cat(begins) if begins else None)
+        return mixed(joined, self.sink, [self.seed, number], torch.cat(begins) if begins else None)
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
@@ -276,7 +298,7 @@ class GivenPools:
         if next(iter(own.values())).ndim == 2:
             return own
         begins = _begins(torch.arange(count).repeat_interleave(self.length)) if self.paired else None
-        return _mixed({name: x.flatten(0, 1) for name, x in own.items()}, None, [self.seed, number], begins)
+        return mixed({name: x.flatten(0, 1) for name, x in own.items()}, None, [self.seed, number], begins)
 
     def widths(self) -> dict[str, int]:
         """See ``Pools``."""
@@ -318,7 +340,7 @@ def _begins(row: Tensor) -> Tensor:
     return torch.cat([torch.ones(1, dtype=torch.bool), row[1:] != row[:-1]])
 
 
-def _mixed(
+def mixed(
     states: dict[str, Tensor], sink: float | None, seed: list[int], begins: Tensor | None = None
 ) -> dict[str, Tensor]:
     """In a drawn order, without the sinks of any site; with ``BEFORE`` where it is known which tokens begin a row."""

@@ -11,7 +11,7 @@ of a JumpReLU moves nothing).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from caseback.decode.dictionaries.dictionary import Dictionary
@@ -147,6 +147,19 @@ class Recipe:
         where = "+".join(self.sites) if self.target is None else f"{'+'.join(self.sites)}-{'+'.join(self.targets)}"
         width = f"{self.width}" if self.width is not None else f"x{self.expansion:g}"
         return f"{where}-{self.architecture}-{width}" + (f"-seed{self.seed}" if self.seed else "")
+
+    def changed(self) -> dict[str, Any]:
+        """What of it is not as by default, but for where it reads and what the dictionary itself says; JSON data.
+
+        Examples
+        --------
+        >>> Recipe(site="resid_post.5", k_start=128, finish=0.1).changed()
+        {'k_start': 128, 'finish': 0.1}
+        """
+        elsewhere = ("site", "target", "architecture", "options", "name", "seed")
+        every = [one for one in fields(self) if one.name not in elsewhere]
+        own = {one.name: getattr(self, one.name) for one in every if getattr(self, one.name) != one.default}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
 
     def start(self, d_in: int, d_out: int, model: str = "", tokens: str = "") -> Dictionary:
         """The dictionary before training.

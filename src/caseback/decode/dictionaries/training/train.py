@@ -2,8 +2,9 @@
 
     cost = forward passes up to the last site + steps of all dictionaries
 
-The text is read a pool at a time (see ``pools``); a checkpoint is written between pools, and the same call with it goes
-on from the pool that it stopped at, with the same numbers as if it had not been stopped.
+The text is read a pool at a time (see ``pools``). With a checkpoint what is read and what is trained are written every
+half a minute, and the same call goes on from the step that it stopped at, with the same numbers as if it had not been
+stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -29,19 +30,26 @@ from caseback.decode.dictionaries.training.curves import (
     training_file,
     write_trainers,
 )
+from caseback.decode.dictionaries.training.model_pools import SeveralModelPools
 from caseback.decode.dictionaries.training.pools import BEFORE, SINK, GivenPools, ModelPools, Pools, StoredPools
 from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, OutOfRange
+from caseback.jobs.checkpoint import Checkpoint
 from caseback.jobs.progress import progress_bar
+from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 from caseback.stream.documents import Corpus, documents
 from caseback.stream.packing import rows_of
 from caseback.stream.store import Store
 
+Models = Annotated[Mapping[str, Model], JUDGED_BY_THE_FUNCTION]
+"""Models by name."""
+
 SETTLE = 2**15  # tokens from which thresholds are set at the end
-SAVE_EVERY = 30.0  # seconds between checkpoints, at least: they cost as much as the optimizer's state is long
+SAVE_EVERY = 30.0  # seconds between checkpoints
+SAVE_SHARE = 10.0  # and so many times as long as one takes, at least: a wide dictionary's optimizer is gigabytes
 
 
 @technique(
@@ -50,7 +58,7 @@ SAVE_EVERY = 30.0  # seconds between checkpoints, at least: they cost as much as
     cost="one pass over the tokens up to the last site, and each dictionary's steps",
 )
 def train_dictionaries(
-    model: Model | None,
+    model: Model | Models | None,
     corpus: Corpus | Mapping[str, Store] | Mapping[str, Tensor],
     recipes: Recipe | Sequence[Recipe],
     *,
@@ -71,7 +79,8 @@ def train_dictionaries(
     Parameters
     ----------
     model
-        The model; its weights are not changed. None where states are given.
+        The model; its weights are not changed. For crosscoders of several models, these by name, which comes before
+        their sites: ``Recipe(site=["base:resid_post.5", "chat:resid_post.5"])``. None where states are given.
     corpus
         Texts, as ``stream.collect`` takes them; or states, by site: stores that ``collect`` wrote, or tensors
         (token, d), or (text, token, d) of texts of one length, which temporal dictionaries need.
@@ -94,7 +103,8 @@ def train_dictionaries(
     seed
         Same seed, same result. It draws the order in which states come.
     checkpoint
-        A file that keeps what is done; the same call with it goes on after an interruption.
+        A file that keeps what is done; the same call with it goes on after an interruption. It is written every half a
+        minute, and while a long pool is read there are files beside it.
     progress
         Show a progress bar.
     watch
@@ -108,7 +118,7 @@ def train_dictionaries(
     Raises
     ------
     ArgumentError
-        For options that an architecture does not have, or two recipes of one name.
+        For options that an architecture does not have, two recipes of one name, or models that have other tokens.
     CasebackError
         For an empty corpus, or a loss that is not finite: it says at which step it began, and the checkpoint from
         before stands.
@@ -134,8 +144,9 @@ def train_dictionaries(
     paired = any(architecture_of(recipe.architecture).paired for recipe in chosen)
     pools = _pools(model, corpus, sites, pool_tokens, seed, length, bos, sink, paired, progress)
     widths = pools.widths()
-    named = "" if model is None else model.name
-    device = torch.device("cpu") if model is None else model.device
+    named = model.name if isinstance(model, Model) else ""
+    reads = next(iter(model.values())) if isinstance(model, Mapping) else model
+    device = torch.device("cpu") if reads is None else reads.device
     trainers = {
         recipe.label: Trainer(
             recipe,
@@ -148,21 +159,27 @@ def train_dictionaries(
     parts = {} if checkpoint is None else pools.depends_on()
     file = training_file(checkpoint, {**parts, "options": options})
     points: dict[str, list[list[float]]] = {name: [] for name in trainers}
-    first, number = next(iter(trainers.values())), 0  # all have made as many steps
+    first = next(iter(trainers.values()))  # all have made as many steps
+    number = at = entered = 0  # the pool, the step in it, and the tokens before it
     if (saved := file.read()) is not None:
         number, points = restore_trainers(saved, trainers)
-    written = time.monotonic()
+        at, entered = saved.state.get("at", 0), saved.state.get("entered", first.seen)
+    reading = pools if isinstance(pools, ModelPools | SeveralModelPools) and file.path is not None else None
+    if reading is not None:
+        reading.keep(file)
+    saving = Saving(file, trainers, reading)
     with progress_bar(
         total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(first.seen, n_tokens)
     ) as bar:
         while first.seen < n_tokens:
-            left = n_tokens - first.seen
+            entered = entered if at else first.seen
+            left = n_tokens - entered
             enough = max(left + left // 64, min(SETTLE, n_tokens))
             pool = {name: x.to(device) for name, x in pools.pool(number, enough).items()}
-            if number == 0:
+            if first.moved == 0:
                 for trainer in trainers.values():
                     trainer.begin(*_of(pool, trainer.recipe))
-            for rows in _steps(len(next(iter(pool.values()))), step_tokens):
+            for rows in _steps(len(next(iter(pool.values()))), step_tokens)[at:]:
                 before = first.seen
                 last = before + rows.stop - rows.start >= n_tokens
                 for name, trainer in trainers.items():
@@ -181,32 +198,69 @@ def train_dictionaries(
                     )
                     if watch is not None:
                         watch([Trained(name, t.dictionary, curve_of(points[name])) for name, t in trainers.items()])
+                at += 1
                 if last:
                     break
-            number += 1
+                if saving.due:
+                    saving.write(number, points, at=at, entered=entered)
+            number, at = number + 1, 0
             if first.seen >= n_tokens:
                 with torch.no_grad():
                     for trainer in trainers.values():
                         trainer.dictionary.settle(_of(pool, trainer.recipe, slice(SETTLE))[0])
-            if first.seen >= n_tokens or time.monotonic() - written > SAVE_EVERY:
-                expect_finite(trainers, file)
-                write_trainers(file, trainers, number, points)
-                written = time.monotonic()
-    for trainer in trainers.values():
-        note_training(trainer, "trained", seed, None if isinstance(pools, GivenPools) else sink)
+            if first.seen >= n_tokens or saving.due:
+                saving.write(number, points)
+    if reading is not None:
+        reading.forget()
+    for name, trainer in trainers.items():
+        if isinstance(model, Mapping):
+            facts, models = trainer.dictionary.facts, {called: one.name for called, one in model.items()}
+            trainer.dictionary.facts = replace(facts, provenance={**facts.provenance, "models": models})
+        note_training(trainer, "trained", seed, None if isinstance(pools, GivenPools) else sink, points[name])
     return [Trained(name, t.dictionary.eval(), curve_of(points[name])) for name, t in trainers.items()]
 
 
-def note_training(trainer: Trainer, what: str, seed: int, sink: float | None) -> None:
-    """Have a dictionary's facts say which tokens it was trained on, how many, and in how many steps."""
+class Saving:
+    """When a training's checkpoint is written: every so many seconds, and no more than a share of the time."""
+
+    def __init__(
+        self, file: Checkpoint, trainers: Mapping[str, Trainer], reading: ModelPools | SeveralModelPools | None
+    ):
+        self.file, self.trainers, self.reading = file, trainers, reading
+        self.written, self.took = time.monotonic(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self.written > max(SAVE_EVERY, SAVE_SHARE * self.took)
+
+    def write(self, number: int, points: Any, **state: int) -> None:
+        """Write, of a loss that is finite."""
+        expect_finite(self.trainers, self.file)
+        began = time.monotonic()
+        write_trainers(self.file, self.trainers, number, points, **state)
+        if self.reading is not None:
+            self.reading.forget(before=number)
+        self.written = time.monotonic()
+        self.took = self.written - began
+
+
+def note_training(
+    trainer: Trainer, what: str, seed: int, sink: float | None, points: Sequence[Sequence[float]]
+) -> None:
+    """Have a dictionary's facts say which tokens it was trained on, how many, how, and what its last step measured."""
     own = trainer.dictionary
-    how = {"tokens": trainer.seen, "steps": trainer.moved, "lr": trainer.lr, "seed": [seed, trainer.recipe.seed]}
+    how: dict[str, Any] = {"tokens": trainer.seen, "steps": trainer.moved, "lr": trainer.lr}
+    how |= {"seed": [seed, trainer.recipe.seed], "recipe": trainer.recipe.changed()}
+    if points:
+        last = dict(zip(COLUMNS, points[-1], strict=False))
+        how["last_step"] = {name: last[name] for name in ("error", "explained", "l0", "dead")}
     tokens = "" if sink is None else f"without what stands in front of rows and states beyond {sink:g} median norms"
     own.facts = replace(own.facts, tokens=tokens, provenance={**own.facts.provenance, what: how})
 
 
 def _pools(
-    model: Model | None,
+    model: Model | Mapping[str, Model] | None,
     corpus: Any,
     sites: Sequence[str],
     pool_tokens: int,
@@ -224,13 +278,19 @@ def _pools(
             )
         own = {site: corpus[site] for site in dict.fromkeys(sites)}
         if all(isinstance(one, Store) for one in own.values()):
-            if model is not None:
+            if isinstance(model, Model):
                 for store in own.values():
                     store.expect_model(model)
             return StoredPools(own, pool_tokens, seed, sink, paired=paired)
         return GivenPools(own, pool_tokens, seed, paired=paired)
     if model is None:
         raise ArgumentError("a corpus of texts needs the model that reads them: give model, or states by site")
+    if isinstance(model, Mapping):
+        if not model or paired:
+            raise ArgumentError("several models are read for crosscoders: give some, and no temporal dictionaries")
+        texts = list(documents(corpus))
+        several = {name: list(rows_of(one, texts, length=length, bos=bos)) for name, one in model.items()}
+        return SeveralModelPools(model, several, sites, pool_tokens, seed, sink, progress=progress)
     rows = rows_of(model, documents(corpus), length=length, bos=bos)
     return ModelPools(model, rows, sites, pool_tokens, seed, sink, paired=paired, progress=progress)
 

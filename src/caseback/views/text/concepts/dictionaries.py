@@ -69,12 +69,20 @@ def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
         "stands in for the states; recovered: its share of what zeros cost. KL / random: against errors as long in "
         "random directions. *: no other of its site has fewer active and a smaller loss."
     )
+    for one in document.get("shared") or ():
+        yield Text(f"{one['name']}: {shared_words(one)}")
     if (moved := document.get("attributes")) is not None:
         yield Text("")
         yield from _moved(moved)
     if (forgotten := document.get("forgotten")) is not None:
         yield Text("")
         yield from _forgotten(forgotten)
+
+
+def shared_words(one: Mapping[str, Any]) -> str:
+    """How many features of a crosscoder are of which sources."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in one["kinds"].items())
+    return f"by their rows {kinds}; {one['exclusive']:,} are of one source alone by the states too (latent scaling)"
 
 
 def _moved(moved: Mapping[str, Any]) -> Iterator[Text]:

@@ -78,7 +78,7 @@ def _lines(document: Mapping[str, Any], most: int) -> Iterator[Text]:
     if len(features) > most:
         yield Text(f"… and {len(features) - most} more: --html writes a page with all of them")
     for card in document["cards"] if len(document["cards"]) <= most else ():
-        yield from _card(card)
+        yield from card_lines(card)
 
 
 def _scores(one: Mapping[str, Any]) -> str:
@@ -93,7 +93,8 @@ def _scores(one: Mapping[str, Any]) -> str:
     return ", ".join(scores)
 
 
-def _card(card: Mapping[str, Any]) -> Iterator[Text]:
+def card_lines(card: Mapping[str, Any]) -> Iterator[Text]:
+    """One card, as lines."""
     yield Text("")
     label = "; ".join(note["label"] for note in card.get("notes") or ())
     near = ", ".join(f"{one['feature']} ({one['cosine']:.2f})" for one in card["neighbors"])
@@ -104,7 +105,9 @@ def _card(card: Mapping[str, Any]) -> Iterator[Text]:
     if (one := card.get("explanation")) is not None:
         yield Text(f"  fires at {one['text']}")
         yield Text(f"           {_scores(one)}")
-    for side, color in (("up", "dark_orange"), ("down", "blue")):
+    if card.get("by_target"):
+        yield Text("  norms   " + "  ".join(f"{one['target']} {number(one['norm'])}" for one in card["by_target"]))
+    for side, color in (("up", "dark_orange"), ("down", "blue")) if card["up"] else ():
         words = "  ".join(f"{one['token']} {one['logit']:+.2f}" for one in card[side])
         yield Text.assemble(f"  {'raises' if side == 'up' else 'lowers':7}", (words, color))
     for example in card["examples"]:
