@@ -402,6 +402,7 @@ class Valid:
             "relations_of": {"names": ["capital", "language"]},
             "choices.says": {"answers": [5]},
             "relation_of": {"name": "capital"},
+            "drawn_facts": {"name": "capital", "count": 3},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "pair_sets.pair_sets": {"sets": {"nouns": numbered}, "prompts": 4, "draws": 2},
             "function_words": {"name": "capital"},

@@ -36,16 +36,18 @@ def facts(
     with quiet():
         from caseback.behaviors import additive_recall, fact_flow, relation_map
         from caseback.behaviors.facts.additive_recall import LEAST
-        from caseback.edit import relation_facts
-        from caseback.reports.concepts.facts import facts_document, relation_of
+        from caseback.reports.concepts.facts import drawn_facts, facts_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.facts import print_facts
 
-        drawn = relation_facts(relation_of(relation.relation), count=sample.count, seed=sample.seed)
+        drawn = drawn_facts(relation.relation, count=sample.count, seed=sample.seed)
+        one = len({fact.prompt for fact in drawn}) == 1
+        if not one and (examples is not None or other is not None):
+            raise CasebackError("--map and --other are of one relation, and these facts have prompts of several")
         model = model_of(of)
         flow = fact_flow(model, drawn, window=window.window, seed=sample.seed, progress=True)
-        known = int((flow["rank"] == 1).sum())
-        beside = None if other is None else relation_facts(relation_of(other))
+        known = int((flow["rank"] == 1).sum()) if one else 0
+        beside = None if other is None else drawn_facts(other)
         votes = additive_recall(model, drawn, other=beside, seed=sample.seed) if known >= LEAST else None
         fitted = None
         if examples is not None:

@@ -42,7 +42,8 @@ def edit(
         ),
     ] = None,
     facts: Annotated[
-        Path | None, Option(help="Facts from a file, in CounterFact's or zsRE's JSON, in place of a prompt.")
+        Path | None,
+        Option(help="Facts from a file, in the JSON of CounterFact, zsRE or known_1000, in place of a prompt."),
     ] = None,
     sample: Sample = Sample(count=10).worded(
         count="Of --facts: how many, the first.", seed="What contexts of the prompts, and a training, follow from."

@@ -154,20 +154,20 @@ def edited(
 
 def facts_of(file: Path, count: int | None, option: str = "--facts") -> list[Any]:
     """Facts of a file, whose first record says which layout it has."""
-    from caseback.edit import load_counterfact, load_zsre
+    from caseback.edit import load_counterfact, load_known, load_zsre
 
     try:
         records = parse_json(read_text(file, option))
     except (ValueError, RecursionError) as error:
         raise CasebackError(f"{option} {file} is no JSON: {error}") from None
     first = records[0] if isinstance(records, list) and records else None
-    layouts = {"requested_rewrite": load_counterfact, "src": load_zsre}
+    layouts = {"requested_rewrite": load_counterfact, "src": load_zsre, "attribute": load_known}
     for key, load in layouts.items():
         if isinstance(first, dict) and key in first:
             return load(file, limit=count)
     raise CasebackError(
         f"{option} {file} is in no layout that is known: expected a list of records with requested_rewrite "
-        "(CounterFact) or src (zsRE)"
+        "(CounterFact), src (zsRE) or attribute (known facts)"
     )
 
 

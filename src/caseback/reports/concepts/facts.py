@@ -9,6 +9,7 @@ layers), is past that of any one random draw over the mean of all, at any layer.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from caseback.behaviors.facts.relation_map import RelationMap
+from caseback.edit import Fact, load_known, relation_facts
 from caseback.errors import CasebackError
 from caseback.jobs.json_text import finite_or_none, parse_json
 from caseback.jobs.text_file import read_text
@@ -26,7 +28,7 @@ from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 from caseback.reports.tables.result_of import expect_result
 
-__all__ = ["FACTS", "facts_document", "relation_of"]
+__all__ = ["FACTS", "drawn_facts", "facts_document", "relation_of"]
 
 
 def _lengths(document: Mapping[str, Any]) -> None:
@@ -174,6 +176,37 @@ def relation_of(name: str) -> str | dict[str, Any]:
     if not isinstance(data, dict):
         raise CasebackError(f"{name} holds a {type(data).__name__}: expected samples and prompt_templates")
     return data
+
+
+@checked
+def drawn_facts(name: str, *, count: int | None = None, seed: int = 0) -> list[Fact]:
+    """Facts of a relation, by name or from its file, or of a file of known facts, which are of many relations.
+
+    Parameters
+    ----------
+    name
+        As for ``relation_of``, or a JSON file as ``caseback.edit.load_known`` reads it.
+    count
+        How many; all by default.
+    seed
+        Same seed, same result. It draws the facts.
+
+    Raises
+    ------
+    CasebackError
+        As ``relation_of``, and for fewer facts than asked.
+
+    Examples
+    --------
+    >>> len(drawn_facts("capital", count=3))
+    3
+    """
+    if not os.path.isfile(name) or not read_text(name).lstrip().startswith("["):
+        return relation_facts(relation_of(name), count=count, seed=seed)
+    facts = load_known(name)
+    if count is not None and not 1 <= count <= len(facts):
+        raise CasebackError(f"{count} facts were asked for, and {name} has {len(facts)}")
+    return random.Random(seed).sample(facts, len(facts) if count is None else count)
 
 
 def _source(flow: xr.Dataset, name: str) -> dict[str, Any]:
