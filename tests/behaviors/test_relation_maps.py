@@ -9,6 +9,7 @@ import torch
 import caseback as cb
 from caseback.behaviors import additive_recall, fact_flow, relation_map
 from caseback.behaviors.facts.state_jacobians import state_jacobians
+from caseback.cli import main
 from caseback.edit import Fact, relation_facts
 from caseback.edit.places import covering
 from caseback.errors import CasebackError, OutOfRange
@@ -160,6 +161,34 @@ def test_a_model_that_was_not_trained_knows_no_fact(meadow):
     for ask in (additive_recall, relation_map):
         with pytest.raises(CasebackError, match="the model knows 0"):
             ask(untrained, relation_facts("capital"))
+
+
+def test_the_command_fits_maps_of_one_relation(capsys, tmp_path):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["facts", *arguments])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    status, out, err = run("--count", "33", "--map", "4", "--bare", "--other", "language", "--json")
+    document = json.loads(out)
+    assert status == 0 and document["map"]["examples"] == 4 and document["map"]["faithful"][0]["rate"] >= 0.9, err
+    assert document["votes"]["heads"][0]["elsewhere"] > 1
+    rows = [("Italy", "Rome", "The capital of Italy is"), ("Spain", "Madrid", "The capital of Spain is")]
+    rows += [("France", "French", "The people of France speak"), ("Norway", "Norwegian", "The people of Norway speak")]
+    records = [{"subject": who, "attribute": what, "prompt": text, "relation_id": text[:9]} for who, what, text in rows]
+    (tmp_path / "known.json").write_text(json.dumps(records))
+    status, out, err = run("--relation", str(tmp_path / "known.json"), "--count", "4", "--json")
+    document = json.loads(out)
+    assert status == 0 and document["votes"] is None and len(document["facts"]) == 4, err
+    for arguments, words in (
+        (["--relation", str(tmp_path / "known.json"), "--count", "4", "--map", "2"], "are of one relation"),
+        (["--relation", str(tmp_path / "known.json"), "--count", "5"], "has 4"),
+        (["--bare"], "--bare is of the map"),
+        (["--count", "10", "--map", "4"], "expected 12 or more"),
+    ):
+        status, out, err = run(*arguments)
+        assert status == 2 and words in err and err.strip().count("\n") == 0
 
 
 def test_votes_and_the_map_stand_in_the_document_and_on_the_page(meadow, fitted, votes):
