@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=1.0)
     parser.add_argument("--bound", type=float)
     parser.add_argument("--share", type=float, default=0.02)
+    parser.add_argument("--own-ridge", type=float, default=10.0, help="AlphaEdit's, which --ridge is not")
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--without-c", action="store_true")
@@ -219,7 +220,7 @@ def writer(shared: Shared, method: str, layers: list[int], given: argparse.Names
             now, some, layers, values=values, ridge=given.ridge, **how
         )
     return lambda now, some, before, values=None: ed.alphaedit(
-        now, some, layers, values=values, share=given.share, after=before, **how
+        now, some, layers, values=values, share=given.share, ridge=given.own_ridge, after=before, **how
     )
 
 

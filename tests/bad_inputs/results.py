@@ -106,6 +106,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "routing_words": {"document": "routing_document"},
     "facts_document": {"flow": "fact_flow"},
     "facts_html": {"document": "facts_document"},
+    "votes_words": {"votes": ("facts_document", "votes")},
+    "map_words": {"fitted": ("facts_document", "map")},
     "stories_html": {"document": "stories"},
     "print_stories": {"document": "stories"},
     "counts_words": {"document": "stories"},

@@ -376,6 +376,11 @@ class Valid:
                 **{"facts": cb.edit.relation_facts("capital", count=4), "window": 1, "k": 5, "draws": 2},
                 "attributes": None,
             },
+            "additive_recall": {"facts": cb.edit.relation_facts("capital", count=12), "other": None},
+            "relation_map.relation_map": {
+                **{"facts": cb.edit.relation_facts("capital"), "examples": 2, "layers": [0], "betas": [1.0]},
+                **{"demonstrations": False, "draws": 1},
+            },
             "emergence.emergence": {
                 **{"checkpoints": {0: model, 10: model}, "corpus": [TEXT, OTHER] * 2, "kinds": ["copying"], "rows": 8},
                 **{"n_tokens": None, "length": None},
@@ -397,6 +402,7 @@ class Valid:
             "relations_of": {"names": ["capital", "language"]},
             "choices.says": {"answers": [5]},
             "relation_of": {"name": "capital"},
+            "drawn_facts": {"name": "capital", "count": 3},
             "measure.behavior": {"name": "ioi", "prompts": 4, "task": None},
             "pair_sets.pair_sets": {"sets": {"nouns": numbered}, "prompts": 4, "draws": 2},
             "function_words": {"name": "capital"},

@@ -33,6 +33,10 @@ def calls_of_editing(model: cb.Model, room: Path) -> dict[str, dict[str, Any]]:
     (room / "counterfact.json").write_text(json.dumps([record]), encoding="utf-8")
     asked = {"src": "Where is Mary?", "subject": "Mary", "alt": "here", "answers": ["there"]}
     (room / "zsre.json").write_text(json.dumps([asked]), encoding="utf-8")
+    listed = [
+        {"subject": who, "attribute": who, "prompt": f"{who} went", "relation_id": "P"} for who in ("Mary", "Tom")
+    ]
+    (room / "known.json").write_text(json.dumps(listed), encoding="utf-8")
     return {
         "affine.SideTerm": {"site": site, "left": torch.ones(1, 16), "right": torch.ones(1, width)},
         "affine.Codebook": {
@@ -46,6 +50,7 @@ def calls_of_editing(model: cb.Model, room: Path) -> dict[str, dict[str, Any]]:
         "relation_facts": {"relation": "capital", "count": 1},
         "load_counterfact": {"path": room / "counterfact.json"},
         "load_zsre": {"path": room / "zsre.json"},
+        "load_known": {"path": room / "known.json"},
         "key_moments.key_moments": {"corpus": ["Mary went to the store"], "layers": [0]},
         "key_moments.KeyMoments": {
             "layers": [0],

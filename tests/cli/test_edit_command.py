@@ -92,6 +92,35 @@ def test_methods_that_know_what_is_usually_read(capsys, corpus, method):
     assert document["plain_text"]["kl"] >= 0 and document["changes"][0]["norm"] > 0
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ["--method", "rome", "--contexts", "2", "--kl", "0", "--lr", "0.3", "--published"],
+        ["--method", "alphaedit", "--share", "0.3", "--ridge", "0.01", "--contexts", "0"],
+        ["--method", "ft", "--bound", "0.01", "--lr", "0.02"],
+        ["--method", "grace", "--radius", "0.5"],
+        ["--method", "wise", "--contexts", "2", "--density", "0.5", "--margins", "5,20,10", "--lr", "0.01"],
+    ],
+)
+def test_settings_of_single_methods_are_the_function_s(capsys, corpus, model, rest, monkeypatch):
+    method, taken = rest[1], {}
+    name = "fine_tuned" if method == "ft" else method
+    original = getattr(cb.edit, name)
+    monkeypatch.setattr(cb.edit, name, lambda *given, **how: taken.update(how) or original(*given, **how))
+    texts = [] if method in ("ft", "grace", "rome") else ["--corpus", corpus]
+    status, _, err = run(capsys, *FACT, *rest, *texts, "--steps", "3", "--json")
+    assert status == 0, err
+    taken |= {n: getattr(taken["search"], n) for n in ("kl", "lr") if method == "rome"}
+    taken["contexts"] = len(taken.get("contexts", ()))
+    pairs = dict(zip(rest[2::2], rest[3::2], strict=False))
+    for option, value in pairs.items():
+        if option == "--margins":
+            assert taken["margins"] == (5.0, 20.0, 10.0)
+        elif option != "--published":
+            assert taken[option[2:]] == float(value), option
+    assert taken.get("published", False) is ("--published" in rest)
+
+
 def test_the_norm_is_that_of_the_change_in_full(model):
     fact = Fact("The capital of {} is", "Italy", "Oslo")
     edit = fine_tuned(model, [fact], 1, steps=2)
@@ -198,6 +227,10 @@ def test_the_page_has_every_prompt_and_nothing_as_markup(model):
         ([*FACT, "--method", "memit"], "give --corpus"),
         ([*FACT, "--method", "wise"], "shut at plain texts: give --corpus"),
         ([*FACT, "--method", "ft", "--clamp", "2"], "--method ft has no --clamp"),
+        ([*FACT, "--share", "0.1"], "--method rome has no --share: it is of alphaedit"),
+        ([*FACT, "--published", "--method", "ft"], "--method ft has no --published"),
+        ([*FACT, "--method", "wise", "--corpus", "x", "--margins", "5,20"], "expected three numbers, such as 5,20,10"),
+        ([*FACT, "--contexts", "-1"], "--contexts"),
         ([*FACT, "--method", "mend"], "give --train FILE"),
         ([*FACT, "--editor", "x"], "--method rome has no --editor: it is of mend"),
         ([*FACT, "--method", "mend", "--editor", "x"], "--layers is of training"),

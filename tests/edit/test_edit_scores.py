@@ -11,6 +11,7 @@ from caseback.edit import (
     Fact,
     generation_entropy,
     load_counterfact,
+    load_known,
     load_zsre,
     of_generation,
     on_plain_text,
@@ -139,6 +140,29 @@ ZSRE = {
     "loc": "nq question: who wrote it",
     "loc_ans": "Bob",
 }
+
+
+def test_known_facts_are_made_into_requests(tmp_path):
+    rows = [
+        ("Ann", "Rome", "P1"),
+        ("Bob", "Rome", "P1"),
+        ("Cid", "Oslo", "P1"),
+        ("Dan", "tea", "P2"),
+        ("Eve", "Oslo", "P1"),
+    ]
+    records = [
+        {"known_id": i, "subject": who, "attribute": what, "prompt": f"{who} is in", "relation_id": of}
+        for i, (who, what, of) in enumerate(rows)
+    ]
+    records[4]["prompt"] = "She is in"  # the subject has no place
+    (tmp_path / "k.json").write_text(json.dumps(records))
+    ann, bob, cid = load_known(tmp_path / "k.json")  # P2 has no other attribute
+    assert [(fact.new, fact.true) for fact in (ann, bob, cid)] == [("Oslo", "Rome"), ("Oslo", "Rome"), ("Rome", "Oslo")]
+    assert ann.neighbors == (("Bob is in", "Rome"),) and cid.neighbors == (("She is in", "Oslo"),) and ann.name == "0"
+    assert load_known(tmp_path / "k.json", limit=1) == [ann]
+    (tmp_path / "other.json").write_text(json.dumps([{"subject": "Ann"}]))
+    with pytest.raises(LoadError, match="record 0"):
+        load_known(tmp_path / "other.json")
 
 
 def test_published_layouts(tmp_path):

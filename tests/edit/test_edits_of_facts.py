@@ -32,6 +32,7 @@ from caseback.edit.places import expect_editable, in_contexts, located, states_a
 from caseback.edit.rome import keys_in
 from caseback.edit.values import optimized
 from caseback.errors import EditError, LoadError
+from caseback.jobs.warned import heard
 from caseback.model.anatomy.dense import weight_matrix
 from caseback.model.running.affine import Codebook
 
@@ -144,6 +145,35 @@ def test_batches_of_facts(model, moments, method):
         assert torch.allclose(sides(edit.edits[0])[1] @ keys.T, torch.eye(2).double(), atol=1e-9)
     if method == "alphaedit":
         assert len(edit.checks["free"]) == 2 and all(0 < n < 640 for n in edit.checks["free"])
+
+
+@pytest.mark.parametrize("ridge", [10.0, 1e-3])
+def test_the_written_share_is_that_of_the_key_s_free_part(model, moments, ridge):
+    """|P k|^2 / (|P k|^2 + ridge) of one fact, beside what the edited matrix writes more at that key."""
+    options = {"moments": moments, "share": 0.3, "ridge": ridge, "contexts": [], "search": Search(clamp=2.0, steps=5)}
+    with heard() as warned:
+        edit = alphaedit(model, [ITALY], [0], **options)
+    key, _ = keys_in(model, [ITALY], 0, (), bare_share=1.0)
+    values, vectors = torch.linalg.eigh(moments.at(0))
+    basis = vectors[:, values.cumsum(0) / values.sum() <= 0.3]
+    square = float((key @ basis).square().sum())
+    left, right = sides(edit.edits[0])
+    assert edit.checks["written"] == [[pytest.approx(square / (square + ridge), rel=1e-6)]]
+    assert float((right @ key[0])[0]) == pytest.approx(edit.checks["written"][0][0])
+    assert len(warned) == (square / (square + ridge) < 0.5)
+    assert all("give a smaller ridge than 10, or a larger share than 0.3" in words for words in warned)
+
+
+def test_memit_s_written_share_falls_with_the_weight(model, moments):
+    key, _ = keys_in(model, [ITALY], 0, (), bare_share=1.0)
+    c = moments.at(0) + 1e-2 * moments.at(0).diagonal().mean() * torch.eye(640)
+    own = float(key[0] @ torch.linalg.solve(c, key[0]))
+    options = {"moments": moments, "ridge": 1e-2, "contexts": [], "search": Search(clamp=0.75, steps=2)}
+    for weight in (1.0, 15_000.0):
+        with heard() as warned:
+            edit = memit(model, [ITALY], [0], weight=weight, **options)
+        assert edit.checks["written"] == [[pytest.approx(own / (own + weight), rel=1e-6)]]
+        assert [f"weight={weight:g} holds C" in words for words in warned] == [True] * (own < weight)
 
 
 def test_layers_share_what_is_left(model, moments):

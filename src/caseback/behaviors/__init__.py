@@ -6,6 +6,9 @@ from caseback.behaviors.atlas import Atlas as Atlas
 from caseback.behaviors.atlas import atlas as atlas
 from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
 from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases
+from caseback.behaviors.facts.additive_recall import additive_recall as additive_recall
+from caseback.behaviors.facts.relation_map import RelationMap as RelationMap
+from caseback.behaviors.facts.relation_map import relation_map as relation_map
 from caseback.behaviors.growth.emergence import emergence as emergence
 from caseback.behaviors.growth.learning_coefficient import learning_coefficient as learning_coefficient
 from caseback.behaviors.growth.report import Emergence as Emergence

@@ -21,6 +21,7 @@ from caseback.edit.mend import MEND as MEND
 from caseback.edit.mend import mend as mend
 from caseback.edit.mend_training import fit_mend as fit_mend
 from caseback.edit.published import load_counterfact as load_counterfact
+from caseback.edit.published import load_known as load_known
 from caseback.edit.published import load_zsre as load_zsre
 from caseback.edit.rome import rome as rome
 from caseback.edit.saved_mend import load_mend as load_mend

@@ -4,7 +4,9 @@
     layer by layer:  R = (z* - z now) / (layers left),   dW = R^T A
 
 A follows from the keys of all facts and from C (``closed_forms``): weighed against C (MEMIT), exact (EMMET), or inside
-the directions that keys hardly use (AlphaEdit).
+the directions that keys hardly use (AlphaEdit). How much of a fact's residual it writes at the fact's own key k is
+
+    written = k . A's row        one fact: k C^-1 k / (k C^-1 k + weight),   AlphaEdit |P k|^2 / (|P k|^2 + ridge)
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from caseback.edit.places import expect_editable, in_contexts, sampled_contexts,
 from caseback.edit.rome import keys_in, listed_facts
 from caseback.edit.values import Search, optimized
 from caseback.errors import EditError, OutOfRange
+from caseback.jobs.warned import warn
+from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.sites import Site
 from caseback.model.arguments import checked
 from caseback.model.registry import technique
@@ -33,6 +37,8 @@ from caseback.model.running.model import Model
 
 CONTEXTS = (10,) * 5
 SEARCH = Search(clamp=0.75)
+LITTLE = 0.5
+"""The mean written share below which an edit warns."""
 
 _Read = Callable[[int, Tensor], Tensor]
 """From a layer and its keys (fact, neuron) to what the change of its matrix reads, (fact, neuron)."""
@@ -93,7 +99,8 @@ def memit(
     Returns
     -------
     KnowledgeEdit
-        With one side term a layer, of as many directions as facts.
+        With one side term a layer, of as many directions as facts. ``checks["written"]`` has, layer by layer, which
+        share of what each fact needs there is written at its own key; where the mean is below a half, it warns.
 
     Raises
     ------
@@ -120,7 +127,9 @@ def memit(
     def read(layer: int, keys: Tensor) -> Tensor:
         return least(keys, moments.solved(layer, keys, ridge), weight)
 
-    return _spread(model, facts, layers, "MEMIT", read, contexts, search or SEARCH, values, check, seed, progress)
+    edit = _spread(model, facts, layers, "MEMIT", read, contexts, search or SEARCH, values, check, seed, progress)
+    _warn_of_little(edit, f"weight={weight:g} holds C for so many old keys: give a smaller one")
+    return edit
 
 
 @technique(
@@ -205,8 +214,11 @@ def alphaedit(
     share
         The share of C's trace that the free directions hold together. The reference has an absolute threshold on
         singular values, 0.02, which is not free of the keys' scale; how many directions are free is in ``checks``.
+        It decides what other keys feel of the edit.
     ridge
-        10 in the reference; 1 in some of its published settings.
+        10 in the reference; 1 in some of its published settings. It decides how much is written: one fact's share is
+        |P k|^2 / (|P k|^2 + ridge), so that a ridge above the squared length of what is left of its key writes less
+        than half.
     after
         The edit that the model stands under, whose keys are not to be disturbed.
     seed
@@ -215,7 +227,8 @@ def alphaedit(
     Returns
     -------
     KnowledgeEdit
-        ``checks["free"]`` has the number of free directions of each layer.
+        ``checks["free"]`` has the number of free directions of each layer, ``checks["written"]`` what ``memit`` has
+        there; it warns as that does.
 
     Raises
     ------
@@ -235,6 +248,7 @@ def alphaedit(
         return in_null_space(keys, free[layer].to(keys), None if past is None else past.to(keys), ridge)
 
     edit = _spread(model, facts, layers, "AlphaEdit", read, contexts, search or SEARCH, values, check, seed, progress)
+    _warn_of_little(edit, f"give a smaller ridge than {ridge:g}, or a larger share than {share:g}")
     checks = {**edit.checks, "free": [basis.shape[1] for basis in free.values()]}
     return KnowledgeEdit(edit.edits, edit.facts, edit.method, edit.keys, checks)
 
@@ -318,19 +332,30 @@ def _spread(
     target = start + values.to(start)
     edits: list[Edit] = []
     keys: dict[int, Tensor] = {}
+    written: list[list[float]] = []
     now = model
     for i, layer in enumerate(at):
         keys[layer], _ = keys_in(now, facts, layer, texts, bare_share=0.5 if texts else 1.0)
         (present,) = states_at(now, bare, [end])
         residual = (target - present) / (len(at) - i)
-        edits.append(
-            SideTerm(write_site(model, layer).name, _before_a_norm(now, layer, residual), read(layer, keys[layer]))
-        )
+        right = read(layer, keys[layer])
+        written.append((in_float64(keys[layer]) * right).sum(-1).tolist())
+        edits.append(SideTerm(write_site(model, layer).name, _before_a_norm(now, layer, residual), right))
         now = model.edited(joined(edits))
     (present,) = states_at(now, bare, [end])
     size = values.to(start).norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-    checks["missed"] = ((target - present).norm(dim=-1) / size).tolist()
+    checks |= {"missed": ((target - present).norm(dim=-1) / size).tolist(), "written": written}
     return KnowledgeEdit(edits, facts, method, keys, checks)
+
+
+def _warn_of_little(edit: KnowledgeEdit, instead: str) -> None:
+    shares = [share for layer in edit.checks["written"] for share in layer]
+    if (mean := sum(shares) / len(shares)) < LITTLE:
+        warn(
+            f"{edit.method} writes {mean:.0%} of what the facts need at their own keys, so that few of them will hold: "
+            f"{instead}",
+            stacklevel=4,
+        )
 
 
 def _before_a_norm(model: Model, layer: int, residual: Tensor) -> Tensor:

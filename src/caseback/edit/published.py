@@ -3,13 +3,14 @@
 CounterFact   requested_rewrite {prompt, subject, target_new.str, target_true.str}, paraphrase_prompts,
 neighborhood_prompts (their answer is target_true), generation_prompts
 zsRE          src, subject, alt (the new answer), answers, rephrase, loc ("nq question: ..."), loc_ans
+known facts   subject, attribute, prompt, relation_id (ROME's known_1000): what is true, of which requests are made
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from caseback.edit.facts import Fact
 from caseback.errors import CasebackError, LoadError, OutOfRange
@@ -97,7 +98,70 @@ def load_zsre(path: str | Path, *, limit: int | None = None) -> list[Fact]:
     return _facts(path, limit, fact, "zsRE")
 
 
-def _facts(path: str | Path, limit: int | None, fact: Callable[[Mapping[str, Any]], Fact], layout: str) -> list[Fact]:
+@checked
+def load_known(path: str | Path, *, limit: int | None = None) -> list[Fact]:
+    """Facts from a file in the layout of ROME's known facts, a list of records, each made into a request.
+
+    The new answer is the next other attribute of the relation in the file, and neighbors are other subjects with the
+    same attribute, at most ten, as CounterFact has them.
+
+    Parameters
+    ----------
+    path
+        The JSON file.
+    limit
+        The first so many facts; all by default. Facts whose prompt does not name the subject once are left out, and
+        those of a relation with one attribute.
+
+    Returns
+    -------
+    list of Fact
+        Facts of many relations, each with its own prompt.
+
+    Raises
+    ------
+    LoadError
+        For a file that cannot be read, or a record of another layout, by its number.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> pairs = [("Ada", "English"), ("Blaise", "French")]
+    >>> records = [{"subject": s, "attribute": a, "prompt": f"{s} speaks", "relation_id": "P1"} for s, a in pairs]
+    >>> file = Path(tempfile.mkdtemp()) / "known.json"
+    >>> _ = file.write_text(json.dumps(records))
+    >>> [str(fact) for fact in load_known(file)]
+    ['Ada speaks -> French', 'Blaise speaks -> English']
+    """
+    if limit is not None and limit < 1:
+        raise OutOfRange(f"limit is {limit}: expected 1 or more")
+
+    def known(record: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+        parts = record["relation_id"], record["subject"], record["attribute"], record["prompt"]
+        if not all(isinstance(part, str) and part.strip() for part in parts):
+            raise TypeError("relation_id, subject, attribute and prompt are not all texts")
+        return (*parts, str(record.get("known_id", "")))
+
+    of_relation: dict[str, list[tuple[str, str, str]]] = {}
+    records = _facts(path, None, known, "known facts")
+    for relation, subject, attribute, prompt, _ in records:
+        of_relation.setdefault(relation, []).append((subject, attribute, prompt))
+    facts, at = [], dict.fromkeys(of_relation, 0)
+    for relation, subject, attribute, prompt, name in records:
+        rows, i = of_relation[relation], at[relation]
+        at[relation] += 1
+        others = [other for _, other, _ in (*rows[i:], *rows[:i]) if other != attribute]
+        if not others or prompt.count(subject) != 1:
+            continue
+        near = [(text, attribute) for who, other, text in rows if other == attribute and who != subject]
+        facts.append(Fact(prompt, subject, others[0], attribute, neighbors=near[:10], name=name))
+    return facts[:limit]
+
+
+Read = TypeVar("Read")
+
+
+def _facts(path: str | Path, limit: int | None, fact: Callable[[Mapping[str, Any]], Read], layout: str) -> list[Read]:
     if limit is not None and limit < 1:
         raise OutOfRange(f"limit is {limit}: expected 1 or more")
     try:

@@ -27,13 +27,12 @@ def recall(
     with quiet():
         from caseback.behaviors import context_memory
         from caseback.behaviors.mechanisms.context_memory import WORDING
-        from caseback.edit import relation_facts
         from caseback.reports.concepts.context_memory import context_memory_document
-        from caseback.reports.concepts.facts import relation_of
+        from caseback.reports.concepts.facts import drawn_facts
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.context_memory import print_context_memory
 
-        facts = relation_facts(relation_of(relation.relation), count=sample.count, seed=sample.seed)
+        facts = drawn_facts(relation.relation, count=sample.count, seed=sample.seed)
         model = model_of(of)
         how = {"top": top.top, "draws": draws.draws, "seed": sample.seed, "progress": True}
         dial = context_memory(model, facts, wording=WORDING if wording is None else wording, **how)

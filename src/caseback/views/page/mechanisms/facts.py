@@ -17,7 +17,7 @@ from caseback.views.page.kit.curve_svg import curve_svg
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
-from caseback.views.text.concepts.facts import known_words, source_words
+from caseback.views.text.concepts.facts import known_words, map_words, source_words, votes_words
 
 __all__ = ["facts_html"]
 
@@ -73,6 +73,8 @@ def _body(document: Mapping[str, Any]) -> str:
         ),
         _charts(layers, [("the answer", document["extraction"]["rate"], document["extraction"]["other"], None)]),
         _rates(document),
+        *_votes(document["votes"]),
+        *_map(document["map"]),
         "<h2>Facts</h2>",
         _facts(document["facts"]),
     ]
@@ -117,6 +119,51 @@ def _rates(document: Mapping[str, Any]) -> str:
         lines.append((str(layer), [*cells, shown(own["rate"][i]), shown(own["other"][i])]))
     heads = [name for row in enriched for name in (_without(row), "others")]
     return rows_table(["layer", *(f"{head}" for head in heads), "extraction", "others"], lines)
+
+
+def _votes(votes: Mapping[str, Any] | None) -> list[str]:
+    if votes is None:
+        return []
+    groups = [(row["group"], [cell(percent(row["alone"])), cell(signed(row["margin"]))]) for row in votes["groups"]]
+    shown = lambda value: cell("–" if value is None else signed(value))  # noqa: E731
+    names = ("subject", "relation", "first_token", "gives", "range", "elsewhere")
+    heads = [(row["head"], [cell(row["kind"] or "–"), *(shown(row[name]) for name in names)]) for row in votes["heads"]]
+    columns = ["kind", "from the subject", "from the relation", "from the first token", "in all"]
+    return [
+        "<h2>Votes: who speaks for the answer</h2>",
+        lead(f"{votes_words(votes)[0].upper()}{votes_words(votes)[1:]}."),
+        note(
+            f"The share of facts whose answer a group alone prefers to the relation's {votes['candidates']} answers, "
+            "by its direct share in their logits, and by how much on average. Heads are sorted on other facts."
+        ),
+        rows_table(["by themselves", "answer", "margin"], groups),
+        note(
+            "Heads that give the answer the most, in logits over the mean of the vocabulary, by the tokens that they "
+            "read them from. A head of the relation gives its other answers nearly as much; one of the subject gives "
+            "the answer where another relation is asked for too (elsewhere)."
+        ),
+        rows_table(["head", *columns, "other answers", "elsewhere"], heads),
+    ]
+
+
+def _map(fitted: Mapping[str, Any] | None) -> list[str]:
+    if fitted is None:
+        return []
+    rates = [(row["reading"], [cell(percent(row["rate"]))]) for row in fitted["faithful"]]
+    layers = [(str(row["layer"]), [cell(percent(row["rate"])), cell(f"{row['beta']:g}")]) for row in fitted["by_layer"]]
+    facts = [
+        (visible(row["prompt"]), [cell(visible(row["answer"])), cell("yes" if row["right"] else "no")])
+        for row in fitted["facts_judged"]
+    ]
+    wrong = [not row["right"] for row in fitted["facts_judged"]]
+    return [
+        "<h2>As one affine map</h2>",
+        *(note(f"{words[0].upper()}{words[1:]}.") for words in map_words(fitted)),
+        rows_table(["read off", "says the answer"], rates),
+        note("What the facts that choose say of each layer, with its best factor."),
+        rows_table(["after layer", "says the answer", "beta"], layers),
+        rows_table(["judged", "answer", "the map says it"], facts, faint=wrong),
+    ]
 
 
 def _facts(facts: Sequence[Mapping[str, Any]]) -> str:

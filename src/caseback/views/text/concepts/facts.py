@@ -13,7 +13,7 @@ from caseback.reports.document import Document, checked, drawn_from
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 
-__all__ = ["known_words", "print_facts", "source_words", "unknown_words"]
+__all__ = ["known_words", "map_words", "print_facts", "source_words", "unknown_words", "votes_words"]
 
 
 @checked
@@ -44,6 +44,14 @@ def print_facts(document: Document, *, console: Console | None = None) -> None:
         say("\nextraction: the answer is the first token of what attention writes at the end")
         own = document["extraction"]
         console.print(by_layer(layers, [("answer", own["rate"]), ("others' answers", own["other"])], percent))
+        if votes := document["votes"]:
+            say(f"\nvotes: {votes_words(votes)}")
+            console.print(_groups(votes))
+            console.print(_heads(votes))
+        if document["map"]:
+            say("\nas one affine map:")
+            for words in map_words(document["map"]):
+                say(f"   {words}")
         for words in unknown_words(document):
             say(f"not known: {words}")
 
@@ -101,6 +109,72 @@ def unknown_words(document: Mapping[str, Any]) -> list[str]:
         f"{fact['prompt']} → {fact['answer']} is its answer number {fact['rank']}; its first is {visible(fact['says'])}"
         for fact in rows
     ]
+
+
+@checked
+@drawn_from("votes", "facts_document")
+def votes_words(votes: Mapping[str, Any]) -> str:
+    """Which groups of components suffice by themselves, in words.
+
+    Examples
+    --------
+    >>> groups = [{"group": g, "alone": a} for g, a in [("subject heads", 0.2), ("MLPs", 0.7), ("these together", 0.9)]]
+    >>> groups.append({"group": "everything", "alone": 1.0})
+    >>> votes_words({"judged": 10, "candidates": 4, "groups": groups})
+    'of 10 facts, by what is said directly at the end: these together answer 90%, the best of them alone (MLPs) 70%'
+    """
+    rates = {row["group"]: row["alone"] for row in votes["groups"]}
+    alone = {name: rate for name, rate in rates.items() if name not in ("these together", "everything")}
+    best = max(alone, key=lambda name: alone[name])
+    return (
+        f"of {votes['judged']} facts, by what is said directly at the end: these together answer "
+        f"{percent(rates['these together'])}, the best of them alone ({best}) {percent(alone[best])}"
+    )
+
+
+@checked
+@drawn_from("a relation's map", "facts_document")
+def map_words(fitted: Mapping[str, Any]) -> list[str]:
+    """What a relation's map reads and does, in words.
+
+    Examples
+    --------
+    >>> fitted = dict(layer=3, beta=2.0, rank=16, examples=5, judged=8, causal=0.5, random=0.0, replaced=0.75)
+    >>> fitted["faithful"] = [{"reading": "map", "rate": 0.5}, {"reading": "lens", "rate": 0.0}]
+    >>> map_words(fitted)[0]
+    'from the subject after layer 3, of 5 facts, beta 2: says 50% of 8 others (lens 0%)'
+    >>> map_words(fitted)[1]
+    'turned round at rank 16 it makes the model say another answer in 50% (random 0%, its whole state 75%)'
+    """
+    own, *beside = fitted["faithful"]
+    others = ", ".join(f"{row['reading']} {percent(row['rate'])}" for row in beside)
+    random = "–" if fitted["random"] is None else percent(fitted["random"])
+    return [
+        f"from the subject after layer {fitted['layer']}, of {fitted['examples']} facts, beta {fitted['beta']:g}: says "
+        f"{percent(own['rate'])} of {fitted['judged']} others ({others})",
+        f"turned round at rank {fitted['rank']} it makes the model say another answer in {percent(fitted['causal'])} "
+        f"(random {random}, its whole state {percent(fitted['replaced'])})",
+    ]
+
+
+def _groups(votes: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for name in ("   by themselves", "answer", f"margin (of {votes['candidates']} answers)"):
+        table.add_column(name, justify="left" if name.startswith("  ") else "right", no_wrap=True)
+    for row in votes["groups"]:
+        table.add_row(f"   {row['group']}", percent(row["alone"]), signed(row["margin"]))
+    return table
+
+
+def _heads(votes: Mapping[str, Any]) -> Table:
+    names = ("subject", "relation", "first_token", "gives", "range", "elsewhere")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for name in ("   head", "kind", "of subject", "of relation", "of first", "in all", "other answers", "elsewhere"):
+        table.add_column(name, justify="left" if name in ("   head", "kind") else "right", no_wrap=True)
+    for row in votes["heads"]:
+        shown = ["–" if row[name] is None else signed(row[name]) for name in names]
+        table.add_row(f"   {row['head']}", row["kind"] or "–", *shown)
+    return table
 
 
 def by_layer(layers: Sequence[int], rows: Sequence[tuple[str, Sequence[float | None]]], shown: Any) -> Table:
