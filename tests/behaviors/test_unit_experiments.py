@@ -176,8 +176,8 @@ def test_a_time_is_read_and_kept():
     clock = Clock()
     within = Within(60.0, clock=clock)
     assert within.tokens(1000.0, None) == 16_000 and within.tokens(1000.0, 500) == 500
-    assert within.rows(10.0, 10) == 16 and within.rows(1e6, 10) == 64 and within.rows(1e-6, 10) == 8
-    assert within.sentences(10.0, [20] * 9) == 6 and within.sentences(1e4, [20] * 9) == 9
+    assert within.rows(14.0, 10) == 16 and within.rows(1e6, 10) == 64 and within.rows(1e-6, 10) == 8
+    assert within.sentences(10.0, [20] * 9) == 4 and within.sentences(1e4, [20] * 9) == 9
     clock.now = 50.0  # what is left by now is less than the share of the text
     assert within.tokens(1000.0, None) == 8_000 and within.left == 10
     assert within.fits("this", 9.0) and not within.fits("that", 11.0)
@@ -189,7 +189,7 @@ def test_a_time_is_read_and_kept():
     assert within.left_out == [
         "48 of 64 rows of random tokens",
         "56 of 64 rows of random tokens",
-        "3 of 9 sentences",
+        "5 of 9 sentences",
         "that (about 11 s)",
         "text beyond 16,000 tokens",
     ]

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 
 from caseback.behaviors import heads, neurons  # noqa: F401 - each registers its kinds
+from caseback.behaviors.cards import Card, cards_of
+from caseback.behaviors.costs import card_operations, shape_of
 from caseback.behaviors.evidence import Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import KINDS, Kind, Look, beside_of, beyond, false_labels, in_order, kinds_of, labels
 from caseback.behaviors.looking import Step, run_steps
@@ -27,7 +29,7 @@ from caseback.behaviors.proofs.proving import Outcome
 from caseback.behaviors.stream.fact import Fact
 from caseback.behaviors.stream.facts import ENTRIES as FACT_ENTRIES
 from caseback.behaviors.stream.facts import STREAM_NEEDS, WAYS, Way, fact_of, missing_fact
-from caseback.behaviors.within import OF_PROOFS, Within, seconds_of
+from caseback.behaviors.within import OF_PROOFS, Within, duration, seconds_of
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
@@ -100,6 +102,8 @@ class Atlas(Displayed):
         Facts of the stream, each with its control, or why it is missing.
     about
         Of which model, of how many tokens, and how it was made.
+    cards
+        By the name of each candidate that has a label its words and windows of text, see ``behaviors.cards``.
     """
 
     kinds: tuple[KindReport, ...]
@@ -107,6 +111,7 @@ class Atlas(Displayed):
     scores: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     facts: tuple[Fact, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    cards: Mapping[str, Card] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Atlas({self.about.get('model', '')}: {len(self.kinds)} kinds, {len(self.findings)} findings)"
@@ -297,6 +302,8 @@ def atlas_of(
     chosen = {name: _best(look, top) for name, look in looks.items()}
     past_of = {name: labels(look, by_name[name].threshold) for name, look in looks.items()}
     labelled = {name: np.flatnonzero(past).tolist() for name, past in past_of.items()}
+    shown = [(by_name[name].sort, unit) for name, units in chosen.items() for unit in units if past_of[name][unit]]
+    cards = _cards(evidence, shown, within)
     outcomes: dict[tuple[str, int], Outcome] = {}
     unproved: dict[str, str] = {}
     if proofs:
@@ -333,12 +340,24 @@ def atlas_of(
     }
     if within is not None:
         about |= {"budget": within.seconds, "left out": "; ".join(within.left_out) or "nothing"}
-    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, tuple(facts), about)
+    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, tuple(facts), about, cards)
 
 
 def _fact_name(way: Way) -> str:
     """What its step is called, among kinds."""
     return f"the stream's {way.name}"
+
+
+def _cards(evidence: Evidence, units: Sequence[tuple[str, int]], within: Within | None) -> dict[str, Card]:
+    """Cards of units by their sorts and numbers; none where they would take the time of the proofs."""
+    names = {sort: evidence.names(sort) for sort in {sort for sort, _ in units}}
+    own = list(dict.fromkeys(names[sort][unit] for sort, unit in units))
+    if within is not None and own:
+        takes = within.takes(card_operations(shape_of(evidence), len(own)))
+        if takes > (1 - OF_PROOFS) * within.left:
+            within.left_out.append(f"words and windows of {len(own)} units (about {duration(takes)})")
+            return {}
+    return cards_of(evidence, own)
 
 
 def _best(look: Look, top: int) -> list[int]:

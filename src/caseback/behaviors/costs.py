@@ -3,8 +3,8 @@
     seconds of a look = sum over its works that are not done yet of operations(shape) / speed
 
 A work is what several looks share (``HELD``: a moment of the unembedding, the shapes of what all neurons write) or what
-one needs for itself. Operations are those of a product of float32: one of float64 counts twice, a number that is read, changed
-and written as ``ELEMENT``, one that is drawn as ``RANDOM``, which is what they take on CPUs beside a product.
+one needs for itself. Operations are those of a product of float32: one of float64 counts twice, a number that is read,
+changed and written as ``ELEMENT``, one that is drawn as ``RANDOM``, which is what they take on CPUs beside a product.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SIDE, TIMES = 512, 4  # of the product whose time is taken
 LENS_TOKENS, SAMPLED = 128, 512  # tokens of which facts of the stream are
 FACT_TOKENS, PAIR_TOKENS = 6_000, 18  # through the whole model: of all facts together; of a minimal pair
 PROOF_TOKENS = 1_000  # of an experiment's prompts
+CARD_TOKENS = 100  # of a unit's windows, with the rows that they are in
 WORDS, VOCABULARY, PAIRED = 400, 4_000, 100  # tokens that heads are read on, of how many; of a relation
 
 
@@ -152,6 +153,12 @@ def operations(works: Iterable[str], done: Set[str], shape: Shape) -> float:
 def proof_operations(shape: Shape) -> float:
     """What the first set of units of an experiment costs: its prompts as they are, and without the units."""
     return 2 * 2 * PROOF_TOKENS * shape.parameters
+
+
+def card_operations(shape: Shape, units: int) -> float:
+    """What words and windows of so many units cost."""
+    words = 4 * units * (2 * shape.d_model + 4 * ELEMENT) * shape.vocab
+    return words + 2 * (units * CARD_TOKENS + 2 * PROOF_TOKENS) * shape.parameters
 
 
 def speed(device: torch.device, clock: Callable[[], float] = time.monotonic) -> float:

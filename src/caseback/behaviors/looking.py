@@ -97,7 +97,11 @@ def run_steps(
         done |= HELD & set(step.works)
         if within is not None and cost:
             within.learn(cost, within.clock() - began)
-    for (takes, shared), names in left_out.items():
-        many = "" if len(names) < 2 else " together" if shared else " each"
-        within.left_out.append(f"{', '.join(names)} (about {takes}{many})")
+    if within is not None:
+        within.left_out += [_words(*one, names) for one, names in left_out.items()]
     return results, missing
+
+
+def _words(takes: str, shared: frozenset[str], names: Sequence[str]) -> str:
+    many = "" if len(names) < 2 else " together" if shared else " each"
+    return f"{', '.join(names)} (about {takes}{many})"

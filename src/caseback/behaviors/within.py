@@ -1,7 +1,7 @@
 """An atlas in a given time: how much text, how many random rows, which looks and which proofs fit.
 
-    tokens of text <= .4 T r       in sizes that double: 1,000, 2,000, 4,000 ..., so that an interrupted pass goes on
-    random rows    <= .3 T r / (tokens of a row in all streams),    8 at least and 64 at most
+    tokens of text <= .3 T r       in sizes that double: 1,000, 2,000, 4,000 ..., so that an interrupted pass goes on
+    random rows    <= .2 T r / (tokens of a row in all streams),    8 at least and 64 at most
     looks          the cheapest first, by ``costs``, in half of what is then left; in all of it without proofs
     proofs         the cheapest first, in what is left, shared alike by the experiments to come
 
@@ -32,7 +32,7 @@ from caseback.stream.packing import row_length
 from caseback.stream.tables.registry import TableLike
 from caseback.tasks.standard.repeats import ordinary_tokens
 
-OF_TEXT, OF_ROWS, OF_PROOFS = 0.4, 0.3, 0.5
+OF_TEXT, OF_ROWS, OF_PROOFS = 0.3, 0.2, 0.5
 TRIAL, FEW = 8, 2  # rows whose time is taken; the few alone where they take more than a fiftieth of the time
 SHORT = 0.02
 ALL_ROWS = 64  # of random tokens, where there is no budget
