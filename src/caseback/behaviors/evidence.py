@@ -18,6 +18,8 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from caseback.behaviors.answers import MEASURED
+from caseback.behaviors.context_streams import IN_CONTEXT
+from caseback.behaviors.context_streams import RELATIONS as IN_CONTEXT_RELATIONS
 from caseback.behaviors.labelled import Labels, two_folds
 from caseback.behaviors.labelled_streams import RARITY, TREEBANK, rarity, treebank
 from caseback.behaviors.matching_streams import MATCHING
@@ -46,6 +48,10 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "prefixes": ("to:matched", "to:unmatched", "to:matched_absent", "to:unmatched_absent"),
     "entities": ("to:last", "to:last_absent"),
     "needle": ("to:word", "to:distractor"),
+    **{
+        stream: tuple(f"to:{name}{end}" for name in names for end in ("", "_null"))
+        for stream, names in IN_CONTEXT_RELATIONS.items()
+    },
 }
 """Relations that attention is measured on, by stream; ``REPEATS`` on all others."""
 REPEATS = ("previous", "current", "to:same", "to:next")
@@ -367,8 +373,8 @@ def collect_evidence(
 
 
 def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
-    """Each stream of ``MATCHING``, and what makes it."""
+    """Each stream of ``MATCHING`` and ``IN_CONTEXT``, and what makes it."""
     return [
         ((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)})
-        for name, make in MATCHING.items()
+        for name, make in (MATCHING | IN_CONTEXT).items()
     ]
