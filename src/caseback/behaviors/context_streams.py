@@ -100,11 +100,11 @@ def single(model: Model, words: Sequence[str], fewest: int = FEWEST) -> list[int
     return list(dict.fromkeys(ids))
 
 
-def question(model: Model, rng: np.random.Generator, asks: int, told: Sequence[tuple[int, int]]) -> Prompt:
+def question(model: Model, rng: np.random.Generator, asks: int, words_of: Sequence[tuple[int, int]]) -> Prompt:
     """People with their words among other sentences, as ``name0``, ``word0`` .., and the question for one of them."""
     prompt = Prompt.begun(model)
     lines: list[tuple[str, dict[str, int], str]] = [
-        (TOLD, {"name": name, "word": word}, str(i)) for i, (name, word) in enumerate(told)
+        (TOLD, {"name": name, "word": word}, str(i)) for i, (name, word) in enumerate(words_of)
     ]
     lines += [(str(HAY[int(i)]), {}, "") for i in rng.choice(len(HAY), HAY_EACH, replace=False)]
     for number, i in enumerate(rng.permutation(len(lines))):
@@ -128,8 +128,8 @@ def questions(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
         order = int(rng.integers(2**31))
         drawn = []
         for null in (False, True):
-            told = list(zip(names[:PEOPLE], words, strict=True))
-            prompt = question(model, np.random.default_rng(order), names[PEOPLE if null else 0], told)
+            each = list(zip(names[:PEOPLE], words, strict=True))
+            prompt = question(model, np.random.default_rng(order), names[PEOPLE if null else 0], each)
             asking = range(prompt.at["asked"], len(prompt.ids))
             to = {name: dict.fromkeys(asking, prompt.at[f"{word}word"]) for name, word in (("gold", 0), ("other", 1))}
             drawn.append(prompt.labeled(_both(to, null)))

@@ -49,8 +49,8 @@ def unseen_text(evidence: Evidence) -> Experiment:
     clean, other, answers, starts = [], [], [], []
     for _ in range(PROMPTS):
         names, words = people(model, rng)
-        order, told = int(rng.integers(2**31)), list(zip(names[:PEOPLE], words, strict=True))
-        asked, foil = (question(model, np.random.default_rng(order), name, told) for name in names[:2])
+        order, each = int(rng.integers(2**31)), list(zip(names[:PEOPLE], words, strict=True))
+        asked, foil = (question(model, np.random.default_rng(order), name, each) for name in names[:2])
         clean.append(asked.ids)
         other.append(foil.ids)
         answers.append(words[:2])
