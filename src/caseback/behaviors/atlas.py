@@ -29,7 +29,7 @@ from caseback.behaviors.proofs.proving import Outcome
 from caseback.behaviors.stream.fact import Fact
 from caseback.behaviors.stream.facts import ENTRIES as FACT_ENTRIES
 from caseback.behaviors.stream.facts import STREAM_NEEDS, WAYS, Way, fact_of, missing_fact
-from caseback.behaviors.within import OF_PROOFS, Within, duration, seconds_of
+from caseback.behaviors.within import OF_CARDS, OF_PROOFS, Within, duration, seconds_of
 from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
 from caseback.model.arguments import checked
@@ -353,8 +353,8 @@ def _cards(evidence: Evidence, units: Sequence[tuple[str, int]], within: Within 
     names = {sort: evidence.names(sort) for sort in {sort for sort, _ in units}}
     own = list(dict.fromkeys(names[sort][unit] for sort, unit in units))
     if within is not None and own:
-        takes = within.takes(card_operations(shape_of(evidence), len(own)))
-        if takes > (1 - OF_PROOFS) * within.left:
+        takes = within.takes(card_operations(shape_of(evidence), len(own), evidence.n_tokens // 2))
+        if takes > OF_CARDS * within.left:
             within.left_out.append(f"words and windows of {len(own)} units (about {duration(takes)})")
             return {}
     return cards_of(evidence, own)

@@ -155,10 +155,10 @@ def proof_operations(shape: Shape) -> float:
     return 2 * 2 * PROOF_TOKENS * shape.parameters
 
 
-def card_operations(shape: Shape, units: int) -> float:
-    """What words and windows of so many units cost."""
+def card_operations(shape: Shape, units: int, tokens: int) -> float:
+    """What words and windows of so many units cost, whose rows are of a text of so many tokens."""
     words = 4 * units * (2 * shape.d_model + 4 * ELEMENT) * shape.vocab
-    return words + 2 * (units * CARD_TOKENS + 2 * PROOF_TOKENS) * shape.parameters
+    return words + 2 * (min(units * CARD_TOKENS, tokens) + 2 * PROOF_TOKENS) * shape.parameters
 
 
 def speed(device: torch.device, clock: Callable[[], float] = time.monotonic) -> float:

@@ -32,7 +32,7 @@ from caseback.stream.packing import row_length
 from caseback.stream.tables.registry import TableLike
 from caseback.tasks.standard.repeats import ordinary_tokens
 
-OF_TEXT, OF_ROWS, OF_PROOFS = 0.3, 0.2, 0.5
+OF_TEXT, OF_ROWS, OF_PROOFS, OF_CARDS = 0.3, 0.2, 0.5, 0.2
 TRIAL, FEW = 8, 2  # rows whose time is taken; the few alone where they take more than a fiftieth of the time
 SHORT = 0.02
 ALL_ROWS = 64  # of random tokens, where there is no budget
