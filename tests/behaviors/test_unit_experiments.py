@@ -227,6 +227,7 @@ def works(monkeypatch):
     every = {"small": lambda _: 1, "large": lambda _: 8, "huge": lambda _: 100}
     monkeypatch.setattr("caseback.behaviors.costs.WORKS", every)
     monkeypatch.setattr("caseback.behaviors.looking.HELD", frozenset(every))
+    monkeypatch.setattr("caseback.behaviors.looking.proof_operations", lambda _: 7)
     return {"small": 1.0, "large": 8.0, "huge": 100.0}
 
 
@@ -270,6 +271,11 @@ def test_looks_leave_to_proofs_their_share_and_tables_are_always_read(works, mea
     assert list(run_steps(again, meadow_evidence, within)[0]) == ["tables"]
     # without a time all are run as they stand
     assert list(run_steps(again, meadow_evidence)[0]) == [step.name for step in again]
+    # half of twelve seconds holds no proof: looks have all of them
+    clock = Clock()
+    steps, ran = _steps(clock, works)
+    some, _ = run_steps(steps, meadow_evidence, Within(12.0, clock=clock, speed=1.0), keep=0.5)
+    assert list(some) == ["tables", "small", "large", "both"]
 
 
 def test_every_look_says_what_it_computes():

@@ -25,6 +25,7 @@ SIDE, TIMES = 512, 4  # of the product whose time is taken
 LENS_TOKENS, SAMPLED = 128, 512  # tokens of which facts of the stream are
 FACT_TOKENS, PAIR_TOKENS = 6_000, 18  # through the whole model: of all facts together; of a minimal pair
 PROOF_TOKENS = 1_000  # of an experiment's prompts
+PROOF_SETS = 40  # of controls, in which candidates share
 CARD_TOKENS = 100  # of a unit's windows, with the rows that they are in
 WORDS, VOCABULARY, PAIRED = 400, 4_000, 100  # tokens that heads are read on, of how many; of a relation
 
@@ -151,8 +152,11 @@ def operations(works: Iterable[str], done: Set[str], shape: Shape) -> float:
 
 
 def proof_operations(shape: Shape) -> float:
-    """What the first set of units of an experiment costs: its prompts as they are, and without the units."""
-    return 2 * 2 * PROOF_TOKENS * shape.parameters
+    """What the least of an experiment costs: its prompts as they are, without a candidate, and without its controls.
+
+    Sets of units go through the model together from their layer on: each costs about half of a pass.
+    """
+    return 2 * PROOF_TOKENS * shape.parameters * (2 + PROOF_SETS / 2)
 
 
 def card_operations(shape: Shape, units: int, tokens: int) -> float:

@@ -1,6 +1,6 @@
 """Looks at all units and facts of the stream, in the time that there is: the cheapest first, and what fits.
 
-    room = time left - the share of it, when looks begin, that proofs are to have
+    room = time left - the share of it, when looks begin, that proofs are to have; all of it where none would fit that
 
 After each look the rest is planned again: works that are done cost nothing more, and what looks truly took corrects the
 estimates of those to come (see ``within``). A look that only reduces tables is always run: its tables are paid for.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from caseback.behaviors.costs import HELD, operations, shape_of, speed
+from caseback.behaviors.costs import HELD, operations, proof_operations, shape_of, speed
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.within import Within, duration
 from caseback.errors import CasebackError
@@ -75,7 +75,9 @@ def run_steps(
     reserve, shape = 0.0, None
     if within is not None:
         within.speed = within.speed or speed(evidence.model.device, within.clock)
-        reserve, shape = keep * within.left, shape_of(evidence)
+        shape, reserve = shape_of(evidence), keep * within.left
+        if within.takes(proof_operations(shape)) > reserve:
+            reserve = 0.0  # not one proof would fit it
     to_do = list(steps)
     for _ in progress_bar(steps, "looks", show=progress, unit="look"):
         if shape is not None:
