@@ -270,5 +270,5 @@ def test_what_answers_need_is_said():
         known_facts(bare, 0)
     with pytest.raises(SiteAbsent, match="no minimal pairs fit this tokenizer"):
         grammar_pairs(bare, 0)
-    with pytest.raises(SiteAbsent, match="no 'facts' were measured"):
+    with pytest.raises(SiteAbsent, match="fewer than 4 facts of any of capital"):
         KINDS["knowledge"].look(collect_evidence(bare, None, {}))

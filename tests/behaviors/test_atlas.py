@@ -237,3 +237,38 @@ def test_every_kind_says_what_it_looks_at():
     for kind in KINDS.values():
         assert kind.entry and kind.citation and kind.looks_at and kind.control_is
         assert kind.sort in ("head", "neuron", "expert", "dimension") and kind.sign in (-1, 0, 1)
+
+
+def test_proofs_go_on_after_an_interruption(meadow, tmp_path, monkeypatch):
+    from caseback.behaviors.proofs import of_candidates
+
+    ran, proves, stop = [], of_candidates.outcomes_of, [None]
+
+    def outcomes_of(evidence, experiment, plans, **how):
+        if experiment.name == stop[0]:
+            raise KeyboardInterrupt
+        ran.append(experiment.name)
+        return proves(evidence, experiment, plans, **how)
+
+    monkeypatch.setattr(of_candidates, "outcomes_of", outcomes_of)
+    given = {"kinds": ["copying", "successor"], "top": 1}
+    plain = atlas(meadow, **given).candidates.to_json()
+    assert len(ran) == 2 and len(set(ran)) == 2
+    stop[0] = ran[1]
+    with pytest.raises(KeyboardInterrupt):
+        atlas(meadow, **given, folder=tmp_path)
+    first, stop[0] = ran[0], None
+    ran.clear()
+    assert atlas(meadow, **given, folder=tmp_path).candidates.to_json() == plain
+    assert ran and first not in ran  # only the one that was interrupted
+    ran.clear()
+    assert atlas(meadow, **given, folder=tmp_path).candidates.to_json() == plain and not ran
+    # of another model, another number of candidates or another seed they are others
+    for other in ({"seed": 1}, {"top": 2}):
+        ran.clear()
+        atlas(meadow, **given | other, folder=tmp_path)
+        assert first in ran
+    atlas(meadow, **given, folder=tmp_path)
+    (tmp_path / "proofs" / f"{first.replace(' ', '-')}.json").write_text("{")
+    ran.clear()
+    assert atlas(meadow, **given, folder=tmp_path).candidates.to_json() == plain and ran == [first]

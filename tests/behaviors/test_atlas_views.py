@@ -73,3 +73,50 @@ def test_classes_are_kept_in_a_folder(tmp_path):
     assert back["alphabet"]["class"].tolist() == found.scores["alphabet"]["class"].tolist()
     assert set(back["alphabet"]["class"]) <= set("abcdefghijklmnopqrstuvwxyz")
     assert "class" not in back["word start"] and "class" not in found.scores["word start"]
+
+
+def test_cards_have_words_and_the_windows_where_a_unit_is_strongest(tmp_path):
+    from caseback.behaviors.cards import cards_of
+    from caseback.behaviors.evidence import collect_evidence
+
+    model = cb.load("meadow")
+    texts = [
+        f"{a} gave a {thing} to {b} in the park."
+        for a in ("Mary", "John")
+        for b in ("Tom", "Anna")
+        for thing in ("drink", "book", "ball", "flower")
+    ]
+    needs = {"text": ("neuron_windows", "head_moments")}
+    evidence = collect_evidence(model, texts, needs)
+    evidence.prompts = [model.tokens(text).ids[0].tolist() for text in texts[:3]]
+    cards = cards_of(evidence, ["L2H2", "L3N154", "L1X0", "L2H2"])
+    assert list(cards) == ["L2H2", "L3N154"]
+    # words: the ends of what the unit writes by its weights
+    from caseback.decode.vocabulary.weights.weight_words import weights_as_words
+
+    (line,) = cards["L3N154"]["words"]
+    out = weights_as_words(model, "out", 3, units=[154], k=5)
+    assert line["writes"] == out["top_text"].values[0].tolist() and len(line["reads"]) == len(line["lowers"]) == 5
+    assert [len(line["writes"]) for line in cards["L2H2"]["words"]] == [5, 5]
+    # windows: a neuron's largest activation of all texts of the half, in its row
+    runs = [model.run(text, read=[("mlp_post", 3)]) for text in evidence.documents[1]]
+    largest = max(float(run["mlp_post", 3][0, :, 154].max()) for run in runs)
+    first = cards["L3N154"]["windows"][0]
+    assert first["value"] == pytest.approx(largest, rel=1e-2) and max(first["share"]) == 100
+    assert first["share"][first["at"]] == 100
+    assert any(text.startswith("".join(first["tokens"][1:])) for text in evidence.documents[1])
+    # a head's: where it writes most, and what it looks at there
+    for window in cards["L2H2"]["windows"]:
+        assert window["at"] == len(window["tokens"]) - 1 >= 4 and max(window["share"]) == 100
+
+
+def test_cards_are_of_labeled_candidates_saved_and_on_the_page(tmp_path):
+    found = atlas(cb.load("meadow"), TEXTS, kinds=["alphabet", "copying"], top=2, proofs=False)
+    assert set(found.cards) == {f.component for f in found.findings} and found.cards
+    save_atlas(found, tmp_path)
+    assert load_atlas(tmp_path).cards == found.cards
+    document = atlas_document(found)
+    assert document["cards"] == found.cards and "size of the write" in atlas_html(document)
+    # without text there are words alone
+    bare = atlas(cb.load("meadow"), kinds=["copying"], top=1, proofs=False).cards
+    assert all(card["words"] and not card["windows"] for card in bare.values()) and bare

@@ -1,5 +1,7 @@
 """Experiments prove planted neurons and heads, and nothing beside them; what stands still is what the label claims."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import caseback as cb
 from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, collect_evidence
 from caseback.behaviors.kinds import KINDS, kinds_of
+from caseback.behaviors.looking import Step, run_steps
 from caseback.behaviors.neurons import switches
 from caseback.behaviors.proofs import ends, only_suppression, proving, windows
 from caseback.behaviors.proofs.experiments import EXPERIMENTS, second_copy
@@ -170,29 +173,143 @@ def test_a_time_is_read_and_kept():
     for wrong in ("", "5 days", "-1m", "0", "nan", "5mm", True):
         with pytest.raises(CasebackError, match="expected a time"):
             seconds_of(wrong)
-    now = iter([0.0, 30.0, 70.0])
-    within = Within(60.0, clock=lambda: next(now))
+    clock = Clock()
+    within = Within(60.0, clock=clock)
     assert within.tokens(1000.0, None) == 16_000 and within.tokens(1000.0, 500) == 500
-    assert within.rows(10.0, 10) == 16 and within.rows(1e6, 10) == 64 and within.rows(1e-6, 10) == 8
-    assert within.left == 30 and within.left == 0
+    assert within.rows(14.0, 10) == 16 and within.rows(1e6, 10) == 64 and within.rows(1e-6, 10) == 8
+    assert within.sentences(10.0, [20] * 9) == 4 and within.sentences(1e4, [20] * 9) == 9
+    clock.now = 50.0  # what is left by now is less than the share of the text
+    assert within.tokens(1000.0, None) == 8_000 and within.left == 10
+    assert within.fits("this", 9.0) and not within.fits("that", 11.0)
+    clock.now = 70.0
+    assert within.left == 0
     within.end_of_text(9_000, 16_000, None)  # all of it was read
     within.end_of_text(500, 500, 500)  # as many as were asked for
     within.end_of_text(16_020, 16_000, None)
     assert within.left_out == [
         "48 of 64 rows of random tokens",
         "56 of 64 rows of random tokens",
+        "5 of 9 sentences",
+        "that (about 11 s)",
         "text beyond 16,000 tokens",
     ]
 
 
-def test_what_does_not_fit_is_left_out_and_said():
-    evidence = collect_evidence(cb.load("meadow"), None, {"fresh": ("head_moments",)})
-    kinds = kinds_of(["copying"])
-    found = atlas_of(evidence, kinds, top=2, within=Within(1e-6))
-    assert "of 2 candidates by 'second copy'" in found.about["left out"] and found.kinds[0].unproved.startswith(
-        "no time"
-    )
-    assert atlas_of(evidence, kinds, top=1, within=Within(1e4)).about["left out"] == "nothing"
+class Clock:
+    """Stands where it is put."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def _steps(clock, takes, failing=()):
+    """Looks that take so many seconds each, by name with their works."""
+
+    def run(name, works):
+        done = set().union(*(w for n, w in ran))
+        ran.append((name, works))
+        clock.now += sum(takes[work] for work in works if work not in done)
+        if name in failing:
+            raise CasebackError("absent")
+        return name
+
+    ran = []
+    names = {"tables": (), "small": ("small",), "large": ("large",), "both": ("small", "large"), "huge": ("huge",)}
+    return [Step(name, works, lambda n=name, w=works: run(n, w)) for name, works in names.items()], ran
+
+
+@pytest.fixture
+def works(monkeypatch):
+    """Works of 1, 8 and 100 seconds, where an operation takes a second."""
+    every = {"small": lambda _: 1, "large": lambda _: 8, "huge": lambda _: 100}
+    monkeypatch.setattr("caseback.behaviors.costs.WORKS", every)
+    monkeypatch.setattr("caseback.behaviors.looking.HELD", frozenset(every))
+    monkeypatch.setattr("caseback.behaviors.looking.proof_operations", lambda _: 7)
+    return {"small": 1.0, "large": 8.0, "huge": 100.0}
+
+
+@pytest.fixture(scope="module")
+def meadow_evidence():
+    return collect_evidence(cb.load("meadow"), None, {"fresh": ("head_moments",)})
+
+
+def test_looks_that_fit_are_run_the_cheapest_first(works, meadow_evidence):
+    clock = Clock()
+    within = Within(30.0, clock=clock, speed=1.0)
+    steps, ran = _steps(clock, works)
+    results, missing = run_steps(steps[::-1], meadow_evidence, within)
+    # what "both" needs is done by then
+    assert [name for name, _ in ran] == ["tables", "small", "large", "both"] and clock.now == 9
+    assert list(results) == [name for name, _ in ran]
+    assert missing == {"huge": "left out for time: it would take about 100 s"}
+    assert within.left_out == ["huge (about 100 s)"]
+
+
+def test_what_looks_truly_took_corrects_the_rest(works, meadow_evidence):
+    """With the small one at 5 seconds in place of 1 the large one takes 8 (1 + 5) / (1 + 1) = 24 of 20 that are left."""
+    clock = Clock()
+    within = Within(25.0, clock=clock, speed=1.0)
+    steps, ran = _steps(clock, {**works, "small": 5.0})
+    _, missing = run_steps(steps, meadow_evidence, within)
+    assert [name for name, _ in ran] == ["tables", "small"]
+    assert missing["large"] == "left out for time: it would take about 24 s" and within.left == 20
+
+
+def test_looks_leave_to_proofs_their_share_and_tables_are_always_read(works, meadow_evidence):
+    clock = Clock()
+    within = Within(16.0, clock=clock, speed=1.0)
+    steps, ran = _steps(clock, works, failing=["small"])
+    results, missing = run_steps(steps, meadow_evidence, within, keep=0.5)
+    assert list(results) == ["tables"] and missing["small"] == "absent"
+    # a look that gave nothing is no measurement of what others take
+    assert missing["large"] == "left out for time: it would take about 8 s"
+    clock.now = 100.0
+    again, ran = _steps(clock, works)
+    assert list(run_steps(again, meadow_evidence, within)[0]) == ["tables"]
+    # without a time all are run as they stand
+    assert list(run_steps(again, meadow_evidence)[0]) == [step.name for step in again]
+    # half of twelve seconds holds no proof: looks have all of them
+    clock = Clock()
+    steps, ran = _steps(clock, works)
+    some, _ = run_steps(steps, meadow_evidence, Within(12.0, clock=clock, speed=1.0), keep=0.5)
+    assert list(some) == ["tables", "small", "large", "both"]
+
+
+def test_every_look_says_what_it_computes():
+    from caseback.behaviors.costs import WORKS, Shape, operations
+    from caseback.behaviors.stream.facts import WAYS
+
+    small = Shape(layers=4, heads=20, d_head=32, d_model=160, vocab=2000, neurons=2560, parameters=10**6)
+    large = Shape(layers=8, heads=40, d_head=64, d_model=320, vocab=4000, neurons=5120, parameters=10**7)
+    named = {work for one in [*KINDS.values(), *WAYS] for work in one.works}
+    assert named == set(WORKS)
+    assert all(0 < operations([work], set(), small) < operations([work], set(), large) for work in named)
+    assert all(kind.works for kind in KINDS.values() if not kind.needs)
+
+
+def test_what_does_not_fit_is_left_out_and_said(meadow_evidence):
+    clock = Clock()
+    within = Within(1.0, clock=clock, speed=1e-9)
+    found = atlas_of(meadow_evidence, kinds_of(["copying", "current token"]), top=2, within=within)
+    copying, _ = found.kinds
+    assert copying.missing.startswith("left out for time: it would take about")
+    assert found.about["left out"].startswith("copying (about")
+    # the look fits, and takes so long that no proof does
+
+    def slow(evidence):
+        clock.now = 9.0
+        return KINDS["copying"].look(evidence)
+
+    clock.now = 0.0
+    within = Within(1.0, clock=clock, speed=1e30)
+    kinds = [dataclasses.replace(KINDS["copying"], look=slow)]
+    found = atlas_of(meadow_evidence, kinds, top=2, within=within)
+    assert "of 2 candidates by 'second copy' (about" in found.about["left out"]
+    assert found.kinds[0].unproved.startswith("left out for time")
+    assert atlas_of(meadow_evidence, kinds_of(["copying"]), top=1, within=Within(1e4)).about["left out"] == "nothing"
 
 
 def test_one_more_set_of_units_costs_what_it_adds_to_a_batch(monkeypatch):
@@ -209,10 +326,9 @@ def test_one_more_set_of_units_costs_what_it_adds_to_a_batch(monkeypatch):
     monkeypatch.setattr(proving.time, "monotonic", lambda: clock[0])
     experiment = second_copy(evidence)
     kinds = {"copying": KINDS["copying"]}
-    assert set(proving.prove(evidence, experiment, {"copying": [3, 7]}, {"copying": []}, kinds, within=10.0)) == {
-        ("copying", 3),
-        ("copying", 7),
-    }
-    assert measured == [1, 3, 20]
-    with pytest.raises(CasebackError, match="no time: one unit takes about 2.0 s"):
-        proving.prove(evidence, experiment, {"copying": [3, 7]}, {"copying": []}, kinds, within=3.0)
+    plans = proving.plans_of(evidence, experiment, {"copying": [3, 7]}, {"copying": []}, kinds, together=True)
+    some, why = proving.fitting(evidence, experiment, plans, 10.0)
+    assert [list(plan.matched) for plan in some] == [[3, 7]] and not why
+    assert measured == [1, 3]
+    none, why = proving.fitting(evidence, experiment, plans, 3.0)
+    assert not none and why.startswith("no time: one unit takes about 2.0 s")

@@ -8,8 +8,8 @@ const WIDE = 100;
 const TALL = 12;
 const HEADS = ["kind", "verdict", "score", "control", "a label needs", "", "effect", "like units"];
 
-/** `rows` are the unit's, the strongest first; those far below a label are left out. */
-export function card(name, rows) {
+/** `rows` are the unit's, the strongest first; those far below a label are left out; `more` its words and windows. */
+export function card(name, rows, more) {
   const shown = rows.filter(({ labeled, proof, score, bound }) => labeled || proof || score > bound / 2);
   const labels = rows.filter(({ labeled }) => labeled).map(({ kind }) => kind.kind);
   return h(
@@ -24,8 +24,55 @@ export function card(name, rows) {
           h("table", {}, h("thead", {}, h("tr", {}, HEADS.map((word) => h("th", { scope: "col" }, word)))), h("tbody", {}, shown.map(line))),
         )
       : h("p", { class: "note" }, "Every score of it is below half of what a label needs."),
+    more ? [wordsOf(more.words), windowsOf(more.windows, name.includes("H"))] : null,
   );
 }
+
+const ENDS = ["reads", "writes", "lowers"];
+
+// what its weights read and write, a line for each direction
+function wordsOf(lines) {
+  if (!lines.length) return null;
+  const names = ENDS.filter((name) => lines[0][name]);
+  const cells = (line) => names.map((name) => h("td", { class: "words" }, line[name].map((text) => h("code", {}, shown(text)))));
+  return h(
+    "div",
+    { class: "unit-words" },
+    h("h4", {}, "Words of its weights"),
+    h(
+      "div",
+      { class: "sideways" },
+      h(
+        "table",
+        {},
+        h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))),
+        h("tbody", {}, lines.map((line) => h("tr", {}, cells(line)))),
+      ),
+    ),
+  );
+}
+
+// windows of text: a neuron's activation, or a head's attention from the framed token
+function windowsOf(windows, ofHead) {
+  if (!windows.length) return null;
+  const what = ofHead ? "Attention from the framed token, where the head writes most." : "Activation, where the neuron is largest.";
+  return h(
+    "div",
+    { class: "unit-windows" },
+    h("h4", {}, "Windows of text"),
+    h("p", { class: "note" }, what),
+    windows.map((one) => {
+      const tokens = one.tokens.map((text, i) => {
+        const token = h("span", { class: i === one.at ? "token at" : "token", title: `${one.share[i]} %` }, shown(text));
+        token.style.setProperty("--level", Math.max(0, one.share[i] / 100).toFixed(2));
+        return token;
+      });
+      return h("p", { class: "window" }, tokens, h("span", { class: "num" }, ` ${ofHead ? "size of the write" : "activation"} ${number(one.value)}`));
+    }),
+  );
+}
+
+const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥");
 
 function line(row) {
   const { kind, score, control, bound, labeled, proof } = row;

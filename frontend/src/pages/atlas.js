@@ -29,7 +29,7 @@ function map(doc) {
   const field = h("div", { class: "atlas-map" });
   const beside = h("div", { class: "atlas-card", "aria-live": "polite" });
   const words = h("p", { class: "note" });
-  const showCard = (name) => put(beside, card(name, known.unit(name)));
+  const showCard = (name) => put(beside, card(name, known.unit(name), doc.cards?.[name]));
   const open = (name) => {
     remember("unit", name);
     showCard(name);

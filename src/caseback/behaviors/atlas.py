@@ -9,7 +9,8 @@ A kind that the model or the input does not allow is left out, with the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ import numpy as np
 import pandas as pd
 
 from caseback.behaviors import heads, neurons  # noqa: F401 - each registers its kinds
+from caseback.behaviors.cards import Card, cards_of
+from caseback.behaviors.costs import card_operations, shape_of
 from caseback.behaviors.evidence import Evidence, collect_evidence, needed
 from caseback.behaviors.kinds import KINDS, Kind, Look, beside_of, beyond, false_labels, in_order, kinds_of, labels
+from caseback.behaviors.looking import Step, run_steps
 from caseback.behaviors.proofs.experiments import EXPERIMENTS
-from caseback.behaviors.proofs.proving import Outcome, prove
+from caseback.behaviors.proofs.of_candidates import Candidates, Proofs
+from caseback.behaviors.proofs.proving import Outcome
 from caseback.behaviors.stream.fact import Fact
 from caseback.behaviors.stream.facts import ENTRIES as FACT_ENTRIES
-from caseback.behaviors.stream.facts import STREAM_NEEDS, stream_facts
-from caseback.behaviors.within import Within, seconds_of
-from caseback.errors import CasebackError, TokensError
+from caseback.behaviors.stream.facts import STREAM_NEEDS, WAYS, Way, fact_of, missing_fact
+from caseback.behaviors.within import OF_CARDS, OF_PROOFS, Within, duration, seconds_of
+from caseback.errors import CasebackError
 from caseback.jobs.launch import HERE
-from caseback.jobs.progress import progress_bar
 from caseback.model.arguments import checked
 from caseback.model.display import Displayed
 from caseback.model.findings import Finding, Findings
@@ -98,6 +102,8 @@ class Atlas(Displayed):
         Facts of the stream, each with its control, or why it is missing.
     about
         Of which model, of how many tokens, and how it was made.
+    cards
+        By the name of each candidate that has a label its words and windows of text, see ``behaviors.cards``.
     """
 
     kinds: tuple[KindReport, ...]
@@ -105,6 +111,7 @@ class Atlas(Displayed):
     scores: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     facts: tuple[Fact, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    cards: Mapping[str, Card] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Atlas({self.about.get('model', '')}: {len(self.kinds)} kinds, {len(self.findings)} findings)"
@@ -202,7 +209,7 @@ def atlas(
         About how long it may take: seconds, or ``"90s"``, ``"5m"``, ``"1h"``. How much text, how many random rows and
         which proofs fit follows from the speed of a first batch; what is left out is in ``about["left out"]``.
     folder
-        Where the pass over text is kept as a job, so that it resumes, and may have ``workers``.
+        Where the pass over text is kept as a job, so that it resumes, and may have ``workers``; and finished proofs.
     workers, on, threads
         Where that pass runs; see ``caseback.jobs.launch``.
     seed
@@ -254,8 +261,16 @@ def atlas(
         seed=seed,
         progress=progress,
     )
-    facts = tuple(stream_facts(evidence).values()) if kinds is None else ()
-    return replace(atlas_of(evidence, wanted, top=top, proofs=proofs, within=within, progress=progress), facts=facts)
+    return atlas_of(
+        evidence,
+        wanted,
+        ways=WAYS if kinds is None else (),
+        top=top,
+        proofs=proofs,
+        within=within,
+        folder=None if folder is None else Path(folder),
+        progress=progress,
+    )
 
 
 def _of_proof(kind: Kind) -> dict[str, tuple[str, ...]]:
@@ -268,26 +283,32 @@ def atlas_of(
     evidence: Evidence,
     kinds: Sequence[Kind],
     *,
+    ways: Sequence[Way] = (),
     top: int = 5,
     proofs: bool = True,
     within: Within | None = None,
+    folder: Path | None = None,
     progress: bool = False,
 ) -> Atlas:
-    """The atlas that evidence gives; see ``atlas``."""
-    looks: dict[str, Look] = {}
-    missing: dict[str, str] = {}
-    for kind in progress_bar(kinds, "looks", show=progress, unit="kind"):
-        try:
-            looks[kind.name] = kind.look(evidence)
-        except CasebackError as error:  # the model has no such part, or the text too little of what is looked for
-            missing[kind.name] = str(error)
+    """The atlas that evidence gives, with some facts of the stream; see ``atlas``."""
+    steps = [
+        *(Step(kind.name, kind.works, partial(kind.look, evidence)) for kind in kinds),
+        *(Step(_fact_name(way), way.works, partial(fact_of, way, evidence)) for way in ways),
+    ]
+    results, missing = run_steps(steps, evidence, within, keep=OF_PROOFS if proofs else 0.0, progress=progress)
+    looks: dict[str, Look] = {kind.name: results[kind.name] for kind in kinds if kind.name in results}
+    facts = [results.get(name) or missing_fact(way, missing[name]) for way in ways for name in [_fact_name(way)]]
     by_name = {kind.name: kind for kind in kinds}
     chosen = {name: _best(look, top) for name, look in looks.items()}
     past_of = {name: labels(look, by_name[name].threshold) for name, look in looks.items()}
     labelled = {name: np.flatnonzero(past).tolist() for name, past in past_of.items()}
-    outcomes, unproved = {}, {}
+    shown = [(by_name[name].sort, unit) for name, units in chosen.items() for unit in units if past_of[name][unit]]
+    cards = _cards(evidence, shown, within)
+    outcomes: dict[tuple[str, int], Outcome] = {}
+    unproved: dict[str, str] = {}
     if proofs:
-        outcomes, unproved = _proved(evidence, looks, chosen, labelled, by_name, within, progress)
+        candidates = Candidates(by_name, looks, chosen, labelled)
+        outcomes, unproved = Proofs(evidence, candidates, within, folder, progress).run()
     reports, findings, scores = [], [], {}
     for kind in kinds:
         if kind.name in missing:
@@ -319,52 +340,30 @@ def atlas_of(
     }
     if within is not None:
         about |= {"budget": within.seconds, "left out": "; ".join(within.left_out) or "nothing"}
-    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, about=about)
+    return Atlas(tuple(reports), Findings(tuple(findings), about), scores, tuple(facts), about, cards)
+
+
+def _fact_name(way: Way) -> str:
+    """What its step is called, among kinds."""
+    return f"the stream's {way.name}"
+
+
+def _cards(evidence: Evidence, units: Sequence[tuple[str, int]], within: Within | None) -> dict[str, Card]:
+    """Cards of units by their sorts and numbers; none where they would take the time of the proofs."""
+    names = {sort: evidence.names(sort) for sort in {sort for sort, _ in units}}
+    own = list(dict.fromkeys(names[sort][unit] for sort, unit in units))
+    if within is not None and own:
+        takes = within.takes(card_operations(shape_of(evidence), len(own), evidence.n_tokens // 2))
+        if takes > OF_CARDS * within.left:
+            within.left_out.append(f"words and windows of {len(own)} units (about {duration(takes)})")
+            return {}
+    return cards_of(evidence, own)
 
 
 def _best(look: Look, top: int) -> list[int]:
     """The units that the first half ranks highest."""
     among_equals = np.zeros(len(look.ranked_by)) if look.among_equals is None else look.among_equals
     return [int(i) for i in np.lexsort((-among_equals, -look.ranked_by))[:top]]
-
-
-def _proved(
-    evidence: Evidence,
-    looks: Mapping[str, Look],
-    chosen: Mapping[str, Sequence[int]],
-    labelled: Mapping[str, Sequence[int]],
-    kinds: Mapping[str, Kind],
-    within: Within | None,
-    progress: bool,
-) -> tuple[dict[tuple[str, int], Outcome], dict[str, str]]:
-    """Outcomes by kind and unit, and why an experiment could not be run."""
-    outcomes: dict[tuple[str, int], Outcome] = {}
-    unproved: dict[str, str] = {}
-    of_experiment = {name: [kind for kind in chosen if kinds[kind].proof == name] for name in EXPERIMENTS}
-    to_come = [name for name, own in of_experiment.items() if own]
-    for number, name in enumerate(progress_bar(to_come, "proofs", show=progress, unit="experiment")):
-        recipe, own = EXPERIMENTS[name], {kind: chosen[kind] for kind in of_experiment[name]}
-        past = {kind: labelled[kind] for kind in own}
-        share = None if within is None else within.left / (len(to_come) - number)
-        try:
-            if within is not None and not within.left:
-                raise CasebackError("no time was left for it")
-            if recipe.make is not None:
-                outcomes |= prove(evidence, recipe.make(evidence), own, past, kinds, within=share, progress=progress)
-            each = [(kind, unit) for kind, units in own.items() for unit in units if recipe.each is not None]
-            for kind, unit in each:
-                one = recipe.each(evidence, looks[kind], unit) if recipe.each is not None else None
-                how = {"together": False, "within": None if share is None else share / len(each), "progress": progress}
-                outcomes |= prove(evidence, one, {kind: [unit]}, past, kinds, **how) if one is not None else {}
-        except TokensError:
-            unproved[name] = "the text has no prompt for it"
-        except CasebackError as error:
-            unproved[name] = str(error)
-        if within is not None:
-            many = sum((kind, unit) not in outcomes for kind, units in own.items() for unit in units)
-            if many:
-                within.left_out.append(f"the proof of {many} of {sum(map(len, own.values()))} candidates by {name!r}")
-    return outcomes, unproved
 
 
 def _report(kind: Kind, **results: Any) -> KindReport:

@@ -18,11 +18,13 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from caseback.behaviors.answers import MEASURED
+from caseback.behaviors.context_streams import IN_CONTEXT
+from caseback.behaviors.context_streams import RELATIONS as IN_CONTEXT_RELATIONS
 from caseback.behaviors.labelled import Labels, two_folds
 from caseback.behaviors.labelled_streams import RARITY, TREEBANK, rarity, treebank
 from caseback.behaviors.matching_streams import MATCHING
 from caseback.behaviors.synthetic import FOLDS, STREAMS, streams
-from caseback.behaviors.within import ALL_ROWS, Within, row_tokens, tokens_a_second
+from caseback.behaviors.within import ALL_ROWS, ROW_TOKENS, Within, duration, row_tokens, tokens_a_second
 from caseback.errors import CasebackError, SiteAbsent, TokensError, UnknownSite
 from caseback.jobs.launch import HERE
 from caseback.model.algebra.folding import Folded
@@ -46,6 +48,10 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "prefixes": ("to:matched", "to:unmatched", "to:matched_absent", "to:unmatched_absent"),
     "entities": ("to:last", "to:last_absent"),
     "needle": ("to:word", "to:distractor"),
+    **{
+        stream: tuple(f"to:{name}{end}" for name in names for end in ("", "_null"))
+        for stream, names in IN_CONTEXT_RELATIONS.items()
+    },
 }
 """Relations that attention is measured on, by stream; ``REPEATS`` on all others."""
 REPEATS = ("previous", "current", "to:same", "to:next")
@@ -186,15 +192,20 @@ class Evidence:
         return {}
 
     def of_answers(self, name: str) -> list[Any]:
-        """What was measured of answers by a name.
+        """What ``answers.MEASURED`` gives by a name, measured when it is first asked for.
 
         Raises
         ------
         SiteAbsent
-            Where nothing was, with the reason.
+            Where nothing can be, with the reason.
         """
-        if name not in self.measured:
-            raise SiteAbsent(self.missing.get(name, f"no {name!r} were measured"))
+        if name not in self.measured and name not in self.missing:
+            try:
+                self.measured[name] = MEASURED[name](self.model, self.seed)
+            except CasebackError as error:
+                self.missing[name] = str(error)
+        if name in self.missing:
+            raise SiteAbsent(self.missing[name])
         return self.measured[name]
 
     def by_head(self, stream: str, table: str, variable: str, **where: Any) -> Float[np.ndarray, "head fold"]:
@@ -301,11 +312,10 @@ def collect_evidence(
         own |= {"attention_relations": {"relations": RELATIONS.get(stream, REPEATS)}} | dict(options or {})
         return [{name: own.get(name, {})} for name in needs.get(stream, ()) if name not in missing]
 
-    asked = n_tokens
+    asked, rate = n_tokens, 0.0
     if within is not None:
-        rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length)
+        rate = tokens_a_second(model, present(TEXT) or [{name: {}} for name in ("token_counts",)], length, within)
         n_tokens = within.tokens(rate, asked)
-        n_rows = within.rows(rate, row_tokens(needs, TEXT))
     evidence = Evidence(model, {}, 0, missing, seed, length=length)
     collections = evidence.collections
     if corpus is not None and (present(TEXT) or needs.get(RARITY)):
@@ -323,11 +333,24 @@ def collect_evidence(
         evidence.n_tokens = sum(collection.n_tokens for collection in collections[TEXT])
         if within is not None and n_tokens is not None:
             within.end_of_text(evidence.n_tokens, n_tokens, asked)
+    if within is not None:
+        n_rows = within.rows(rate, row_tokens(needs, TEXT))
+        if sentences and needs.get(TREEBANK):
+            sentences = sentences[: within.sentences(rate, [len(one.words) for one in sentences])]
+
+    def no_time(name: str, rows: int) -> bool:
+        """Whether rows of a stream do not fit; noted where they do not."""
+        takes = rows * ROW_TOKENS / rate if within is not None else 0.0
+        if within is None or within.fits(f"rows of {name!r}", takes):
+            return False
+        missing[name] = f"left out for time: its rows would take about {duration(takes)}"
+        return True
+
     for name, make in (
         (RARITY, lambda: rarity(model, evidence.documents, n_rows, length, seed)),
         (TREEBANK, lambda: treebank(model, sentences, seed)),
     ):
-        if not needs.get(name):
+        if not needs.get(name) or (name == RARITY and no_time(name, n_rows)):
             continue
         try:
             evidence.rows[name], options = make()
@@ -336,29 +359,22 @@ def collect_evidence(
             continue
         own = present(name, options)
         collections[name] = [collect(model, fold, own, bos=False) for fold in evidence.rows[name]] if own else []
-    for name, measure in MEASURED.items():
-        if within is not None and not within.left:
-            missing[name] = "no time was left for it"
-            continue
-        try:
-            evidence.measured |= {name: measure(model, seed)} if name in needs else {}
-        except CasebackError as error:
-            missing[name] = str(error)
-    drawn: dict[str, Any] = {}
     for names, make in ((STREAMS, lambda: streams(model, rows=n_rows, seed=seed)), *_one_by_one(model, n_rows, seed)):
         own = [name for name in names if present(name)]
+        own = [name for name in own if not no_time(name, n_rows if name in STREAMS else max(FOLDS, n_rows // 2))]
         try:
-            drawn |= {name: folds for name, folds in make().items() if name in own} if own else {}
+            drawn = {name: folds for name, folds in make().items() if name in own} if own else {}
         except TokensError as error:
             missing |= dict.fromkeys(own, str(error))
-    for name, folds in drawn.items():
-        collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
+            continue
+        for name, folds in drawn.items():
+            collections[name] = [collect(model, fold, present(name), bos=False) for fold in folds]
     return evidence
 
 
 def _one_by_one(model: Model, n_rows: int, seed: int) -> list[tuple[tuple[str, ...], Callable[[], dict[str, Any]]]]:
-    """Each stream of ``MATCHING``, and what makes it."""
+    """Each stream of ``MATCHING`` and ``IN_CONTEXT``, and what makes it."""
     return [
         ((name,), lambda name=name, make=make: {name: make(model, max(FOLDS, n_rows // 2), seed)})
-        for name, make in MATCHING.items()
+        for name, make in (MATCHING | IN_CONTEXT).items()
     ]

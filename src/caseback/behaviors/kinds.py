@@ -86,6 +86,8 @@ class Kind:
         The experiment that proves it (a name in ``proofs.EXPERIMENTS``), empty where there is none.
     sign
         Which way the experiment, which replaces such a unit, moves its metric: -1 down, 1 up, 0 hardly at all.
+    works
+        What the look computes beside reducing tables, by the names of ``costs.WORKS``.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Kind:
     look: Callable[[Evidence], Look]
     proof: str = ""
     sign: int = -1
+    works: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {}
@@ -117,13 +120,15 @@ def kind(
     needs: Mapping[str, tuple[str, ...]],
     proof: str = "",
     sign: int = -1,
+    works: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Evidence], Look]], Callable[[Evidence], Look]]:
     """Register a look as that of a kind; the parameters are the attributes of ``Kind``."""
 
     def register(look: Callable[[Evidence], Look]) -> Callable[[Evidence], Look]:
         if name in KINDS:
             raise CasebackError(f"a kind is called {name!r} already: choose another name")
-        KINDS[name] = Kind(name, sort, entry, citation, looks_at, control_is, threshold, dict(needs), look, proof, sign)
+        words = (name, sort, entry, citation, looks_at, control_is, threshold)
+        KINDS[name] = Kind(*words, dict(needs), look, proof, sign, works)
         return look
 
     return register

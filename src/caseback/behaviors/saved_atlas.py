@@ -60,6 +60,7 @@ def _plain(atlas: Atlas) -> dict[str, Any]:
         "kinds": [asdict(report) for report in atlas.kinds],
         "candidates": atlas.candidates.to_json(),
         "facts": [fact.to_json() for fact in atlas.facts],
+        "cards": dict(atlas.cards),
     }
 
 
@@ -93,7 +94,7 @@ def load_atlas(folder: str | Path) -> Atlas:
         raise LoadError(f"{str(folder)!r} holds no whole atlas ({error}): make it again") from error
     if odd := sorted(set(scores) ^ {report.kind for report in reports if not report.missing}):
         raise LoadError(f"{str(folder)!r}: its two files are of different atlases ({odd[0]!r} is in one of them)")
-    return Atlas(reports, candidates, scores, facts, about)
+    return Atlas(reports, candidates, scores, facts, about, dict(data.get("cards", {})))  # earlier versions have none
 
 
 def _of_kind(part: pd.DataFrame) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         units of every kind, as of ``Finding``; ``units`` every head that has a label, with its ``labels`` and which of
         them are ``proved``; ``experts`` every expert of a mixture that was looked at, likewise, with the ``classes`` of
         its labels; ``looks`` by kind the ``score`` and ``control``, of three digits, of each ``unit``: of all heads and
-        experts, and of the labeled neurons with the largest scores; ``layers`` how many units of each kind have the
+        experts, and of the labeled neurons with the largest scores; ``cards`` by name the words and windows of
+        candidates that have a label, see ``behaviors.cards``; ``layers`` how many units of each kind have the
         label, layer by layer, with the shares as ``profile``, see ``stream.depth``; ``facts`` those of the stream, as
         of ``Fact``, None for a number that does not exist.
 
@@ -91,6 +92,7 @@ def atlas_document(atlas: Atlas) -> dict[str, Any]:
         units=units,
         experts=experts,
         looks={report.kind: _look(atlas.scores[report.kind], report) for report in atlas.kinds if not report.missing},
+        cards=dict(atlas.cards),
         facts=[finite_or_none(fact.to_json()) for fact in atlas.facts],
         layers=[
             {"kind": kind, "counts": counts, "profile": _profile(atlas.scores[kind], by_kind[kind])}

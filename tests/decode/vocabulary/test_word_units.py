@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import caseback as cb
+from caseback.decode.dictionaries import Facts, TopK
 from caseback.decode.vocabulary import units_of_word
-from caseback.errors import CasebackError, OutOfRange, TargetError
+from caseback.decode.vocabulary.weights.word_units import READS, WRITES
+from caseback.errors import CasebackError, LoadError, OutOfRange, TargetError
 from zoo import tiny
 
 WORD = 17
@@ -62,3 +64,35 @@ def test_bad_input_is_refused_in_words():
             units_of_word(model, word)
     with pytest.raises(OutOfRange):
         units_of_word(model, " Mary", k=0)
+
+
+def test_features_of_dictionaries_are_units_too():
+    model = cb.load(tiny("llama"))
+    d = model.d_model
+    post = TopK(d, 40, k=2, facts=Facts(site="resid_post.1"))
+    over = TopK(d, 30, k=2, facts=Facts(site="mlp_norm.0", target="mlp_out.0"), seed=1)
+    plain = units_of_word(model, WORD, k=2)
+    got = units_of_word(model, WORD, k=2, dictionaries=[post, over])
+    assert got["path"].values.tolist() == [*plain["path"].values.tolist(), WRITES, READS]
+    for path in plain["path"].values:  # other units are as they were
+        assert got.sel(path=path).equals(plain.sel(path=path))
+    weights = model.weights.folded()
+    for path, table, named in ((WRITES, weights.W_U, "W_dec"), (READS, weights.W_E.T, "W_enc")):
+        logits = torch.cat([getattr(one, named) for one in (post, over)]).detach().to(table) @ table.detach()
+        z = (logits[:, WORD] - logits.mean(1)) / logits.std(1, correction=0)
+        sites = ("resid_post", "mlp_out" if path == WRITES else "mlp_norm")
+        names = [
+            f"L{1 - n}F{i}:{site}"
+            for n, (one, site) in enumerate(zip((post, over), sites, strict=True))
+            for i in range(one.n_features)
+        ]
+        assert got.sel(path=path)["top_unit"].values.tolist() == [names[i] for i in z.topk(2).indices]
+        np.testing.assert_allclose(got.sel(path=path)["top_value"], z.topk(2).values, rtol=1e-5)
+    post.W_dec.data[7] = weights.W_U[:, WORD] * 3
+    assert units_of_word(model, WORD, k=1, dictionaries=[post]).sel(path=WRITES)["top_unit"].item() == "L1F7:resid_post"
+    for wrong, words in (
+        (TopK(d, 4, k=1), "does not say at which site"),
+        (TopK(d, 4, k=1, facts=Facts(site="z.0")), "no direction of the stream"),
+    ):
+        with pytest.raises(LoadError, match=words):
+            units_of_word(model, WORD, dictionaries=[wrong])

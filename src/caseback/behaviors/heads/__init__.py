@@ -2,6 +2,7 @@
 
 from caseback.behaviors.heads import dark as dark
 from caseback.behaviors.heads import domains as domains
+from caseback.behaviors.heads import in_context as in_context
 from caseback.behaviors.heads import matching as matching
 from caseback.behaviors.heads import positional as positional
 from caseback.behaviors.heads import rare as rare

@@ -54,6 +54,7 @@ def shares(evidence: Evidence, bands: Tensor) -> np.ndarray:
     control_is="the same of random directions",
     threshold=0.2,
     needs={TEXT: ("head_moments",)},
+    works=("squares of the unembedding", "directions it hardly reads", "bands of what heads write"),
 )
 def dark_signal(evidence: Evidence) -> Look:
     """Writing what the unembedding hardly reads."""

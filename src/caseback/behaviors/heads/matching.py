@@ -83,6 +83,7 @@ def concept_induction(evidence: Evidence) -> Look:
     control_is="the same places where it did not stand before",
     threshold=0.2,
     needs=NEEDS,
+    works=("tokens that heads write",),
     proof="second copy",
     sign=1,
 )

@@ -71,4 +71,5 @@ for _name, _relation in RELATIONS.items():
         control_is="the attribute of another subject",
         threshold=0.3,
         needs={},
+        works=("attributes that heads write",),
     )(_look(_relation))

@@ -26,6 +26,7 @@ from caseback.behaviors.kinds import Look, kind, look_at
     control_is="the same of the token that another query predicts",
     threshold=0.05,
     needs={TEXT: ("attention_predicted",)},
+    works=("tokens that heads write",),
     proof="only suppression",
     sign=1,
 )

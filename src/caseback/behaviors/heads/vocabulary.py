@@ -79,6 +79,7 @@ def _by_fold(values: Float[np.ndarray, "head token"]) -> Float[np.ndarray, "head
     control_is="another token's place in the same rows",
     threshold=0.5,
     needs={},
+    works=("tokens that heads write",),
     proof="second copy",
 )
 def copying(evidence: Evidence) -> Look:
@@ -96,6 +97,7 @@ def copying(evidence: Evidence) -> Look:
     control_is="another token's place in the same rows",
     threshold=0.5,
     needs={},
+    works=("tokens that heads write",),
     proof="second copy",
     sign=1,
 )
@@ -155,6 +157,7 @@ def single_token(tokenizer: Any, word: str) -> int | None:
     control_is="their predecessor",
     threshold=0.5,
     needs={},
+    works=("attributes that heads write",),
     proof="succession",
 )
 def successor(evidence: Evidence) -> Look:

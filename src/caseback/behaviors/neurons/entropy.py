@@ -53,6 +53,12 @@ def hardly_read(evidence: Evidence) -> Tensor:
     control_is="the layer's output rows in another basis",
     threshold=0.28,
     needs={},
+    works=(
+        "squares of the unembedding",
+        "squares of its unit columns",
+        "directions it hardly reads",
+        "rows in those directions",
+    ),
     proof="entropy",
     sign=1,
 )

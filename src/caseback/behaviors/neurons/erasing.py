@@ -80,4 +80,5 @@ for _name, _sign in (("erasing", -1), ("amplifying", 1)):
         control_is="neurons of the layer in another basis, both what they read and what they write",
         threshold=0.0,
         needs={},
+        works=("neurons in another basis",),
     )(_look(_sign))

@@ -34,6 +34,7 @@ def log_unigrams(evidence: Evidence) -> Tensor:
     control_is="the layer's output rows in another basis",
     threshold=0.3,
     needs={TEXT: ("token_counts",)},
+    works=("squares of the unembedding", "rows along unigrams"),
     proof="unigrams",
     sign=1,
 )

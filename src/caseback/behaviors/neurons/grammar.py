@@ -28,6 +28,7 @@ from caseback.behaviors.neurons.rows import best, by_layer, neuron_layers
     control_is="the same towards another pair's answers",
     threshold=0.02,
     needs={"pairs": ()},
+    works=("answers of minimal pairs",),
     proof="the right form",
 )
 def grammatical(evidence: Evidence) -> Look:

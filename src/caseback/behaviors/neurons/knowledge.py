@@ -57,6 +57,7 @@ def by_fact(facts: list[KnownFacts], half: slice, *, moved: bool = False) -> Flo
     control_is="the same with each wording of another fact",
     threshold=0.2,
     needs={"facts": ()},
+    works=("answers without neurons",),
     proof="a fact's answer",
 )
 def knowledge(evidence: Evidence) -> Look:

@@ -49,6 +49,7 @@ def classes(evidence: Evidence) -> dict[str, Tensor]:
     control_is="the layer's output rows in another basis",
     threshold=0.3,
     needs={},
+    works=("squares of the unembedding", "rows along classes"),
     proof="class of tokens",
     sign=1,
 )

@@ -26,6 +26,7 @@ from caseback.behaviors.neurons.rows import look_at_rows, neuron_layers
     control_is="the same writes of the layer in another basis",
     threshold=50,
     needs={TEXT: ("neuron_moments", "stream_moments")},
+    works=("largest numbers of rows",),
     proof="plain text",
     sign=1,
 )

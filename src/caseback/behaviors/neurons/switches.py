@@ -85,6 +85,7 @@ def towards_first(evidence: Evidence) -> Float[Tensor, "fold layer head d_model"
     control_is="the same writes of the layer in another basis",
     threshold=0.1,
     needs={TEXT: ("query_key_means", "stream_moments", "neuron_groups")},
+    works=("rows towards first tokens",),
     proof="attention to the first token",
     sign=1,
 )

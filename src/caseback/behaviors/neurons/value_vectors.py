@@ -142,6 +142,7 @@ def promoted(evidence: Evidence, unit: int) -> Int[Tensor, " ten"]:
     control_is="an eighth as many of the layer's output rows in another basis",
     threshold=3.0,
     needs={TEXT: ("neuron_groups", "neuron_histograms")},
+    works=("words that rows raise",),
     proof="promoted words",
     sign=1,
 )

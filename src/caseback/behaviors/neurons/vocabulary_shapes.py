@@ -117,6 +117,7 @@ for _name, _rises, _sign in (("prediction", True, 1), ("suppression", False, -1)
         control_is="an eighth as many of the layer's output rows in another basis",
         threshold=10,
         needs={TEXT: ("neuron_groups", "neuron_histograms")},
+        works=("shapes of logits",),
         proof="written tokens",
         sign=_sign,
     )(_look(_rises))

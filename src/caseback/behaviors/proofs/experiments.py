@@ -10,6 +10,7 @@ only suppression         see ``only_suppression``
 a window of text, of a question      see ``windows``
 loss by a label      see ``by_class``
 a fact's answer, the right form      see ``answers``
+a question without a view of the text, the query of another choice, owners exchanged      see ``in_context``
 agreement            logit difference of a verb's number; the run with the other subject
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from caseback import tasks
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.labelled import CLASSES
-from caseback.behaviors.proofs import answers, by_class, clamped, ends, only_suppression, windows
+from caseback.behaviors.proofs import answers, by_class, clamped, ends, in_context, only_suppression, windows
 from caseback.behaviors.proofs.experiment import Experiment, Recipe, by_means
 from caseback.behaviors.proofs.of_task import of_task
 from caseback.behaviors.synthetic import streams
@@ -74,6 +75,7 @@ EXPERIMENTS: dict[str, Recipe] = {
     "a window of text": Recipe(windows.of_text, {TEXT: ("head_moments",)}),
     "a window of a question": Recipe(windows.of_question, {TEXT: ("head_moments",)}),
     "agreement": Recipe(of_task("agreement", tasks.agreement), {TEXT: ("head_moments",)}),
+    **{name: Recipe(make, {"fresh": ("head_moments",)}) for name, make in in_context.MAKES.items()},
     "a fact's answer": Recipe(None, {TEXT: ()}, each=answers.fact),
     "the right form": Recipe(None, {TEXT: ()}, each=answers.right_form),
     **{f"loss by {label}": by_class.recipe(label) for label in CLASSES},

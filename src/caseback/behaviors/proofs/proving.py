@@ -28,7 +28,6 @@ from jaxtyping import Float
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.kinds import Kind
 from caseback.behaviors.proofs.experiment import Experiment, Replaced, Unit
-from caseback.errors import CasebackError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edits import Edit, listed
 
@@ -144,7 +143,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class ProofPlan:
     """Which sets of units are replaced for the candidates of one kind."""
 
     kind: Kind
@@ -165,7 +164,7 @@ class _Plan:
 
 def _plan(
     kind: Kind, chosen: Sequence[int], group: Sequence[int], like: Likeness, pool: Sequence[int], seed: int
-) -> _Plan:
+) -> ProofPlan:
     matched = {unit: like.nearest(unit, pool)[:MATCHED] for unit in chosen}
     sets: list[list[int]] = []
     if len(group) > 1 and kind.sign:
@@ -179,7 +178,7 @@ def _plan(
             sets.append(sorted(drawn))
         if any(len(one) < len(group) for one in sets):
             sets = []  # too few units without the label to draw sets as large from
-    return _Plan(kind, matched, sorted(group) if sets else [], sets)
+    return ProofPlan(kind, matched, sorted(group) if sets else [], sets)
 
 
 def prove(
@@ -190,7 +189,6 @@ def prove(
     kinds: Mapping[str, Kind],
     *,
     together: bool = True,
-    within: float | None = None,
     progress: bool = False,
 ) -> dict[tuple[str, int], Outcome]:
     """Run one experiment for the candidates of all kinds that it proves.
@@ -209,8 +207,6 @@ def prove(
         The kinds by name.
     together
         Whether all units with a label are replaced together too.
-    within
-        Seconds that it may take: then without units together, or for fewer candidates.
     progress
         Show a progress bar.
 
@@ -218,15 +214,15 @@ def prove(
     -------
     dict
         Outcomes by kind and unit.
-
-    Raises
-    ------
-    CasebackError
-        Where not even one candidate fits the time.
     """
-    plans = _plans(evidence, experiment, candidates, labelled, kinds, together)
-    if within is not None:
-        plans = _fitting(evidence, experiment, plans, within)
+    plans = plans_of(evidence, experiment, candidates, labelled, kinds, together=together)
+    return outcomes_of(evidence, experiment, plans, progress=progress)
+
+
+def outcomes_of(
+    evidence: Evidence, experiment: Experiment, plans: Sequence[ProofPlan], *, progress: bool = False
+) -> dict[tuple[str, int], Outcome]:
+    """Run what plans say, in one sweep, and judge it: outcomes by kind and unit."""
     sets = _sets(plans)
     effects, whole = _effects(evidence, experiment, sets, progress)
     least = {-1: SMALLEST * abs(experiment.worth), 0: 0.0}
@@ -245,14 +241,15 @@ def prove(
     return outcomes
 
 
-def _plans(
+def plans_of(
     evidence: Evidence,
     experiment: Experiment,
     candidates: Mapping[str, Sequence[int]],
     labelled: Mapping[str, Sequence[int]],
     kinds: Mapping[str, Kind],
+    *,
     together: bool,
-) -> list[_Plan]:
+) -> list[ProofPlan]:
     """What is replaced for the candidates of every kind."""
     plans = []
     for sort in dict.fromkeys(kinds[name].sort for name in candidates):
@@ -265,16 +262,13 @@ def _plans(
     return plans
 
 
-def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], seconds: float) -> list[_Plan]:
+def fitting(
+    evidence: Evidence, experiment: Experiment, plans: list[ProofPlan], seconds: float
+) -> tuple[list[ProofPlan], str]:
     """As much of the plans as fits a time: the first candidate by itself, its clean run included, and one set more.
 
     Many sets go through the model together, so one more of them costs less than the first; what that is is measured on
-    a few of the plan's own, where those fit.
-
-    Raises
-    ------
-    CasebackError
-        Where nothing does.
+    a few of the plan's own, where those fit. Where nothing does, no plan, and why.
     """
     began = time.monotonic()
 
@@ -295,13 +289,11 @@ def _fitting(evidence: Evidence, experiment: Experiment, plans: list[_Plan], sec
     fewer = ([replace(plan, matched=dict(list(plan.matched.items())[:n])) for plan in alone] for n in (3, 2, 1))
     for some in (plans, alone, *fewer):
         if first + (len(_sets(some)) - 1) * more <= left:
-            return some
-    raise CasebackError(
-        f"no time: one unit takes about {first:.1f} s, and {seconds:.0f} s are left for this experiment"
-    )
+            return some, ""
+    return [], f"no time: one unit takes about {first:.1f} s, and {seconds:.0f} s are left for this experiment"
 
 
-def _sets(plans: Sequence[_Plan]) -> list[tuple[str, tuple[int, ...]]]:
+def _sets(plans: Sequence[ProofPlan]) -> list[tuple[str, tuple[int, ...]]]:
     """Every set of units that a sweep has to measure, once, with the sort of its units."""
     return list(dict.fromkeys((plan.kind.sort, units) for plan in plans for units in plan.replaced))
 
@@ -334,7 +326,7 @@ def _variants(evidence: Evidence, replaced: Replaced, sets: list[tuple[str, tupl
 
 
 def _outcome(
-    plan: _Plan,
+    plan: ProofPlan,
     unit: int,
     of: Mapping[tuple[int, ...], np.ndarray],
     least: Mapping[tuple[int, ...], float],

@@ -15,8 +15,8 @@ STREAM_NEEDS: dict[str, tuple[str, ...]] = {TEXT: ("stream_moments", "token_coun
 """The tables that facts read, by stream."""
 
 
-class _Way(NamedTuple):
-    """How a fact is measured: what ``Fact`` says of it, and the function."""
+class Way(NamedTuple):
+    """How a fact is measured: what ``Fact`` says of it, the function, and its works in ``costs.WORKS``."""
 
     name: str
     entry: str
@@ -24,10 +24,11 @@ class _Way(NamedTuple):
     what: str
     control_is: str
     measure: Callable[[Evidence], tuple[Numbers, Numbers]]
+    works: tuple[str, ...] = ()
 
 
-_WAYS = (
-    _Way(
+WAYS = (
+    Way(
         "bigrams on the direct path",
         "5.3.1",
         "Elhage et al. 2021",
@@ -35,7 +36,7 @@ _WAYS = (
         "first tokens shuffled; unigrams in place of the model",
         bigrams.direct_bigrams,
     ),
-    _Way(
+    Way(
         "frequency bias",
         "5.3.2",
         "Kobayashi et al. 2023",
@@ -43,7 +44,7 @@ _WAYS = (
         "unigrams shuffled",
         bigrams.frequency_bias,
     ),
-    _Way(
+    Way(
         "norm growth",
         "5.3.3",
         "Heimersheim and Turner 2023",
@@ -51,15 +52,16 @@ _WAYS = (
         "factors by which the reading matrices grow a layer",
         norms.growth,
     ),
-    _Way(
+    Way(
         "erasing writes",
         "5.3.4",
         "Elhage et al. 2021, Dao et al. 2023",
         "share of neurons that take out what they read, and mean sign of heads' eigenvalues, by layer",
         "random writing matrices",
         norms.erasure,
+        ("signs of eigenvalues",),
     ),
-    _Way(
+    Way(
         "anisotropy",
         "5.3.6",
         "Ethayarajh 2019, Timkey and van Schijndel 2021",
@@ -67,7 +69,7 @@ _WAYS = (
         "the same stream in another basis",
         outliers.anisotropy,
     ),
-    _Way(
+    Way(
         "rogue dimensions",
         "5.3.6",
         "Kovaleva et al. 2021",
@@ -75,7 +77,7 @@ _WAYS = (
         "the same stream in another basis",
         outliers.rogue_dimensions,
     ),
-    _Way(
+    Way(
         "massive activations",
         "5.1.12",
         "Sun et al. 2024",
@@ -83,41 +85,45 @@ _WAYS = (
         "the median dimension's largest",
         outliers.massive_activations,
     ),
-    _Way(
+    Way(
         "dark bands",
         "5.1.11",
         "Cancedda 2024",
         "share of the mean stream in the twentieth of directions that the unembedding reads least, by layer",
         "a random direction",
         outliers.dark_bands,
+        ("squares of the unembedding", "directions it hardly reads"),
     ),
-    _Way(
+    Way(
         "iterative inference",
         "5.3.5",
         "Belrose et al. 2023, Jastrzębski et al. 2018",
         "distance of each layer's prediction to the last one's, and cosines of updates with what is still to come",
         "the last prediction, and the last stream, of another token",
         refinement.iterative_inference,
+        ("the lens of every layer",),
     ),
-    _Way(
+    Way(
         "similarity of layers",
         "5.3.5",
         "Kornblith et al. 2019",
         "linear CKA of each layer's stream with the next layer's and with the last one's",
         "tokens of one of the layers in another order",
         refinement.similarity,
+        ("likeness of layers",),
     ),
-    _Way(
+    Way(
         "rounding to 8 bits",
         "5.3.7",
         "Dettmers et al. 2022",
         "error of the stream in whole numbers of 8 bits, without the rogue dimensions' own, by what has a scale",
         "the same stream in another basis",
         refinement.rounding,
+        ("rounding",),
     ),
 )
 
-ENTRIES = tuple(dict.fromkeys(way.entry for way in _WAYS))
+ENTRIES = tuple(dict.fromkeys(way.entry for way in WAYS))
 """The Primer's entries of all facts."""
 
 
@@ -135,11 +141,27 @@ def stream_facts(evidence: Evidence) -> dict[str, Fact]:
         One that cannot be measured has ``missing``, which says why.
     """
     facts = {}
-    for way in _WAYS:
-        about = Fact(way.name, way.entry, way.citation, way.what)
+    for way in WAYS:
         try:
-            values, control = way.measure(evidence)
-            facts[way.name] = replace(about, values=values, control=control, control_is=way.control_is)
+            facts[way.name] = fact_of(way, evidence)
         except CasebackError as error:
-            facts[way.name] = replace(about, missing=str(error))
+            facts[way.name] = missing_fact(way, str(error))
     return facts
+
+
+def fact_of(way: Way, evidence: Evidence) -> Fact:
+    """One fact.
+
+    Raises
+    ------
+    CasebackError
+        Where it cannot be measured.
+    """
+    values, control = way.measure(evidence)
+    about = Fact(way.name, way.entry, way.citation, way.what)
+    return replace(about, values=values, control=control, control_is=way.control_is)
+
+
+def missing_fact(way: Way, why: str) -> Fact:
+    """A fact that was not measured."""
+    return Fact(way.name, way.entry, way.citation, way.what, missing=why)

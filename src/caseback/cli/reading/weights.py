@@ -1,5 +1,7 @@
 """`caseback weights`: what a neuron or a head reads and writes, as words."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
@@ -27,6 +29,10 @@ def weights(
         str | None,
         Option(help="A word, one token: which neurons and heads of all layers write or read it, in place of a unit."),
     ] = None,
+    dictionary: Annotated[
+        list[Path] | None,
+        Option(help="With --find: a dictionary whose features are looked through too; may be given again."),
+    ] = None,
     top: Top = Top(10).worded(top="How many tokens, pairs or singular vectors."),
     words: Annotated[int, Option(min=1, help="How many tokens a row, where a row is a direction.")] = 6,
     svd: Annotated[bool, Option("--svd", help="Read the singular vectors of the matrix.")] = False,
@@ -43,9 +49,12 @@ def weights(
             top.top,
             folded,
             output,
+            dictionary or [],
             alone=(head, neuron, layer, expert, matrix, svd or None, output.html),
         )
         return
+    if dictionary:
+        raise CasebackError("--dictionary is looked through for a word: give --find WORD with it")
     if layer is None:
         raise CasebackError("--layer says whose weights: expected it, or --find WORD for the units of all layers")
     if head is not None and neuron is not None:
@@ -85,15 +94,26 @@ def weights(
 
 
 def _find(
-    model: str, files: ModelFiles, word: str, top: int, folded: bool, output: Output, *, alone: tuple[Any, ...]
+    model: str,
+    files: ModelFiles,
+    word: str,
+    top: int,
+    folded: bool,
+    output: Output,
+    dictionaries: Sequence[Path],
+    *,
+    alone: tuple[Any, ...],
 ) -> None:
     """A word's units in place of a unit's words."""
     if any(given is not None for given in alone):
         raise CasebackError("--find looks through all units, and has no page: leave out what names one, and --html")
     with quiet():
+        from caseback.decode.dictionaries import load as load_dictionary
         from caseback.decode.vocabulary import units_of_word
         from caseback.model.loading.load import load
         from caseback.views.text.weight_words import print_weights
 
-        result = units_of_word(load(model, **files.how), word, k=top, folded=folded)
+        loaded = load(model, **files.how)
+        of_features = [load_dictionary(path, model=loaded) for path in dictionaries]
+        result = units_of_word(loaded, word, dictionaries=of_features, k=top, folded=folded)
     answer(output, result, text=lambda: print_weights(result, top=top))

@@ -1,8 +1,9 @@
-"""A word's units (PRIMER 4.3.9): which neurons of all layers write or read it, and which heads copy it.
+"""A word's units (PRIMER 4.3.9): which neurons and features of all layers write or read it, and which heads copy it.
 
     out        w_out . u_t           over its standard deviation over the vocabulary
     in, gate   e_t . w_in            likewise over the embeddings of the vocabulary
     ov         e_t W_V W_O u_t       likewise: how far a head that looks at the word raises it against all others
+    features   d_i . u_t, e_t . f_i  likewise, d_i a feature's row of W_dec and f_i its row of W_enc
 
 sd(w)^2 = w Cov w^T with Cov the covariance of the vocabulary's directions, d x d: no unit is multiplied by a vocabulary
 but those that are returned, which have their rank. These are direct paths: what layers in between do is left out.
@@ -10,7 +11,7 @@ but those that are returned, which have their rank. These are direct paths: what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,24 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from caseback.decode.dictionaries.architectures.several_sources import expect_one_source
+from caseback.decode.dictionaries.dictionary import Dictionary
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes
-from caseback.decode.vocabulary.weights.named_matrices import MATRICES, finite, table_of, weights_of
+from caseback.decode.vocabulary.weights.named_matrices import MATRICES, Side, finite, table_of, weights_of
 from caseback.decode.vocabulary.weights.weight_words import as_words
-from caseback.errors import OutOfRange, SiteAbsent
+from caseback.errors import LoadError, OutOfRange, SiteAbsent
 from caseback.jobs.budget import limit
 from caseback.model.algebra.under_edits import expect_in_weights
 from caseback.model.algebra.weights import Weights
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
+from caseback.model.anatomy.sites import as_site
 from caseback.model.graph.names import Name
 from caseback.model.registry import technique
 from caseback.model.running.model import Model
 
 OF_WORDS = ("out", "in", "gate", "ov")
+WRITES, READS = "features that write", "features that read"
 
 
 @technique(
@@ -41,8 +46,10 @@ OF_WORDS = ("out", "in", "gate", "ov")
     citation="Geva et al. 2022; Elhage et al. 2021",
     cost="every unit times one token",
 )
-def units_of_word(model: Model, word: str | int, *, k: int = 10, folded: bool = True) -> xr.Dataset:
-    """Which neurons and heads of all layers write or read a word.
+def units_of_word(
+    model: Model, word: str | int, *, dictionaries: Sequence[Dictionary] = (), k: int = 10, folded: bool = True
+) -> xr.Dataset:
+    """Which neurons, heads and features of dictionaries write or read a word, of all layers together.
 
     Parameters
     ----------
@@ -50,6 +57,9 @@ def units_of_word(model: Model, word: str | int, *, k: int = 10, folded: bool = 
         The model.
     word
         One token: its text, with the leading space where it has one, or its id.
+    dictionaries
+        Of this model's stream, of any sites and layers: what their features write is looked through, and what those
+        that read the stream read. Their names are such as ``L3F1042:resid_post``.
     k
         How many units are kept at each end, no more than there are heads.
     folded
@@ -59,9 +69,10 @@ def units_of_word(model: Model, word: str | int, *, k: int = 10, folded: bool = 
     -------
     xr.Dataset
         (path, k), where a path is a matrix (``"out"``, ``"in"``, ``"gate"``, ``"ov"``; what the model lacks is left
-        out): ``top_unit`` a unit's name, ``top_value`` standard deviations over the vocabulary, largest first,
-        ``top_rank`` the word's rank among all tokens in what that unit writes or reads, 1 for the first;
-        ``bottom_unit``, ``bottom_value`` smallest first, ``bottom_rank`` from the lowest.
+        out), ``"features that write"`` or ``"features that read"``: ``top_unit`` a unit's name, ``top_value`` standard
+        deviations over the vocabulary, largest first, ``top_rank`` the word's rank among all tokens in what that unit
+        writes or reads, 1 for the first; ``bottom_unit``, ``bottom_value`` smallest first, ``bottom_rank`` from the
+        lowest.
 
     Raises
     ------
@@ -69,6 +80,10 @@ def units_of_word(model: Model, word: str | int, *, k: int = 10, folded: bool = 
         For text that is not one token, or an id that is none.
     OutOfRange
         For ``k`` below 1.
+    LoadError
+        For a dictionary that neither writes to nor reads from the stream, or does not say where.
+    ArgumentError
+        For a crosscoder or cross-layer transcoder, whose features are at several sites.
 
     Examples
     --------
@@ -96,10 +111,11 @@ def units_of_word(model: Model, word: str | int, *, k: int = 10, folded: bool = 
         if parts:
             rows = finite(torch.cat([own for _, own in parts]), f"weights of {matrix!r}")
             named_rows[matrix] = [name for named, _ in parts for name in named], rows
+    named_rows |= _of_features(model, dictionaries)
     k = min(k, *(len(names) for names, _ in named_rows.values()))
     ends = []
     for matrix, (names, rows) in named_rows.items():
-        side = "out" if matrix == "ov" else MATRICES[matrix].side
+        side = _SIDES[matrix] if matrix in _SIDES else MATRICES[matrix].side
         ends.append(_both_ends(names, rows, tables[side], token, k))
     arrays = {name: np.stack([own[name] for own in ends]) for name in ends[0]}
     attrs: dict[str, Any] = {"folded": folded, "token": token, "word": model.token_text(token)}
@@ -120,6 +136,35 @@ def _rows(weights: Weights, matrix: str, seen: Float[Tensor, " d_model"]) -> Ite
             rows = at_least_float32(weight.detach() if MATRICES[matrix].left == "neuron" else weight.detach().mT)
         kind = "head" if matrix == "ov" else "neuron"
         yield [str(Name(kind, layer, i)) for i in range(len(rows))], rows
+
+
+_SIDES: dict[str, Side] = {"ov": "out", WRITES: "out", READS: "in"}
+
+
+def _of_features(model: Model, dictionaries: Sequence[Dictionary]) -> dict[str, tuple[list[str], Tensor]]:
+    """By path the features of all dictionaries by name, and their directions in the stream."""
+    parts: dict[str, list[tuple[list[str], Tensor]]] = {WRITES: [], READS: []}
+    for dictionary in dictionaries:
+        expect_one_source(dictionary, "a word's units")
+        facts = dictionary.facts
+        if not facts.site:
+            raise LoadError(f"{dictionary!r} does not say at which site its features are: expected facts with a site")
+        ends = ((WRITES, facts.target or facts.site, dictionary.W_dec), (READS, facts.site, dictionary.W_enc))
+        before = sum(map(len, parts.values()))
+        for path, site, weight in ends:
+            name, layer = as_site(site)
+            own = next(iter(model.anatomy.sites((name, layer) if layer is not None else name)))
+            if own.kind.dims[1:] == ("d_model",) and weight.shape[1] == model.d_model:
+                names = [str(Name("feature", own.layer or 0, i, site=name)) for i in range(len(weight))]
+                rows = finite(at_least_float32(weight.detach()).to(model.device), f"features of {dictionary!r}")
+                parts[path].append((names, rows))
+        if sum(map(len, parts.values())) == before:
+            raise LoadError(f"{dictionary!r} reads and writes no direction of the stream: its features have no words")
+    return {
+        path: ([name for names, _ in own for name in names], torch.cat([rows for _, rows in own]))
+        for path, own in parts.items()
+        if own
+    }
 
 
 def _both_ends(
