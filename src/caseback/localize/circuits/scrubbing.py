@@ -57,7 +57,7 @@ def causal_scrubbing(
     metric: Metric,
     hypothesis: Circuit,
     *,
-    agree: Mapping[str | Node, Sequence[Hashable]] | None = None,
+    agree: Mapping[str, Sequence[Hashable]] | Mapping[str | Node, Sequence[Hashable]] | None = None,
     draws: str = "each",
     samples: int = 4,
     most: int = 2000,
