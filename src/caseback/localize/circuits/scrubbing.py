@@ -184,7 +184,7 @@ class _Tree:
         graph: Graph,
         tokens: Tokens,
         hypothesis: Circuit,
-        agree: Mapping[str | Node, Sequence[Hashable]],
+        agree: Mapping[Any, Sequence[Hashable]],
         one: bool,
         most: int,
         generator: torch.Generator,
