@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import caseback as cb
 from caseback import cli
 from caseback.decode.directions import load_directions
 from caseback.decode.states import read_states
-from caseback.decode.steering import contrastive_addition
+from caseback.decode.steering import contrastive_addition, inference_time_intervention
 from caseback.views.numbers_text import number
 
 GOOD = "Review: The film was great and the show was lovely. Sentiment:"
@@ -190,3 +191,89 @@ def test_a_direction_of_another_model_is_refused(capsys, tmp_path):
     save_directions(of_pairs(torch.ones(1, 2, 7), torch.zeros(1, 2, 7), [Place("resid_post", 2)]), file)
     status, _, err = answer(capsys, "The dog", "--directions", str(file))
     assert status == 2 and "width 7" in err
+
+
+REVIEWS = [
+    ("great", "lovely", "good"),
+    ("charming", "superb", "good"),
+    ("awful", "boring", "bad"),
+    ("ugly", "sad", "bad"),
+]
+NOUNS = ("film", "game", "book", "song", "show", "play")
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labeled")
+    rows = [
+        {"text": f"Review: The {noun} was {a} and the {noun} was {b}. Sentiment:", "label": label, "group": noun}
+        for noun in NOUNS
+        for a, b, label in REVIEWS
+    ]
+    kinds = [{"text": row["text"], "label": "review"} for row in rows[::4]]
+    kinds += [
+        {"text": f"{name} went to the store. They", "label": "story"}
+        for name in ("Tom", "Mary", "Anna", "John", "Sam", "Kate")
+    ]
+    for name, records in (("reviews", rows), ("kinds", kinds)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder, rows, kinds
+
+
+def test_heads_are_those_of_inference_time_intervention(capsys, labeled):
+    folder, rows, _ = labeled
+    texts = ["--texts", str(folder / "reviews.jsonl"), "--group", "group", "--best-heads", "3"]
+    status, out, err = answer(capsys, BAD, *texts, *TURNED, "--strength", "2", "--generate", "3", "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    model = cb.load("meadow")
+    found = inference_time_intervention(
+        model,
+        [row["text"] for row in rows],
+        [row["label"] for row in rows],
+        groups=[row["group"] for row in rows],
+        heads=3,
+        strength=2.0,
+    )
+    assert document["direction"]["places"] == found.names and document["unit"] == "difference"
+    assert document["direction"]["difference"] == "a standard deviation of each head"
+    effect = cb.logit_diff(" positive", " negative")(model.run(BAD, edits=found.edits()))
+    assert document["dose"]["effect"][document["dose"]["dose"].index(2.0)] == pytest.approx(float(effect), abs=1e-3)
+    status, out, _ = answer(capsys, BAD, *texts, *TURNED, "--generate", "1", "--json")
+    assert json.loads(out)["strengths"] == [-15.0, 15.0]
+
+
+def test_prompts_that_are_not_like_the_label_are_left_alone(capsys, labeled, tmp_path):
+    folder, _, _ = labeled
+    when = ["--when", str(folder / "kinds.jsonl"), "--when-label", "review"]
+    line = [*PAIR, *TURNED, "--layer", "2", "--strength", "1", "--generate", "3"]
+    status, out, err = answer(capsys, BAD, "Tom was at the zoo. He", *line, *when, "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["condition"]["met"] == [True, False]
+    steered, left = document["continuations"]
+    assert steered["steered"][0] != steered["unsteered"] and left["steered"][0] == left["unsteered"]
+    alone = json.loads(answer(capsys, BAD, *line, "--json")[1])
+    assert document["dose"]["effect"] == pytest.approx(alone["dose"]["effect"], abs=1e-3)
+    status, out, _ = answer(capsys, BAD, "Tom was at the zoo. He", *line, *when, "--html", str(tmp_path / "page.html"))
+    assert status == 0 and "left alone" in " ".join(out.split()) and "Steered: prompts whose mean at" in out
+    assert "left alone: cosine" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*PAIR, "--best-heads", "3"], "give --texts"),
+        ([*PAIR, "--when-label", "review"], "give --when"),
+        ([*PAIR, "--when", "{few}"], "1 of a label"),
+        ([*PAIR, "--when", "{kinds}", "--when-label", "poem"], "poem"),
+        ([*PAIR, "--when", "{kinds}", "--when-label", "story"], "no prompt meets the condition"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(capsys, labeled, tmp_path, arguments, says):
+    folder, _, kinds = labeled
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps(record) + "\n" for record in [*kinds[:2], *kinds[-2:]]))
+    filled = [one.format(few=few, kinds=folder / "kinds.jsonl") for one in arguments]
+    status, _, err = answer(capsys, BAD, *filled, "--generate", "1")
+    assert status == 2 and re.search(says, err), err

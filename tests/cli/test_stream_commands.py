@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import caseback as cb
 from caseback.cli import app
-from caseback.errors import CasebackError
+from caseback.errors import CasebackError, LoadError
 from caseback.jobs.job import Job
 from caseback.stream import open_collection, open_store
 
@@ -84,6 +84,15 @@ def test_jobs_and_work(collected):
     assert job.path(1).read_bytes() == before
 
 
+def test_documents_without_text_are_passed_over_and_counted(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in ("", TEXTS[0], " ", TEXTS[1]))
+    )
+    printed = ran("collect", tmp_path / "corpus.jsonl", "--store", tmp_path / "store", "--tables", "stream_moments")
+    assert "2 documents have no text: passed over" in printed
+    assert open_collection(tmp_path / "store", cb.load("meadow")).n_tokens == 16
+
+
 def test_similar_finds_the_prompts_own_kind(collected):
     folder, _, _ = collected
     result = json.loads(ran("similar", folder, "Tom went to the park", "--site", "resid_post:1", "--top", 3, "--json"))
@@ -93,9 +102,20 @@ def test_similar_finds_the_prompts_own_kind(collected):
     x = store.at(range(store.n_tokens))
     best = float((x @ vector / (x.norm(dim=1) * vector.norm())).max())
     assert result["contexts"][0]["score"] == pytest.approx(best, abs=1e-4)
-    assert result["contexts"][0]["token"] == " park" and "park" in ran(
-        "similar", folder, "Tom went to the park", "--site", "resid_post:1"
-    )
+    assert result["contexts"][0]["token"] == " park"
+    assert "park" in ran("similar", folder, "Tom went to the park")  # the one site that is stored
+
+
+def test_the_only_stored_site_is_opened_and_of_several_one_is_to_be_named(collected, tmp_path):
+    folder, _, corpus = collected
+    assert open_store(folder).site == open_store(folder, "resid_post.1").site
+    both = ("--activations", "resid_post:1,mlp_out:0")
+    ran("collect", corpus, "--store", tmp_path / "two", *both)
+    with pytest.raises(LoadError, match="activations of resid_post.1, mlp_out.0: say which"):
+        open_store(tmp_path / "two")
+    ran("collect", corpus, "--store", tmp_path / "none", "--tables", "stream_moments")
+    with pytest.raises(LoadError, match="holds no activations"):
+        open_store(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -203,3 +203,21 @@ def test_ids_of_the_host_outlive_the_memory_of_the_tensor():
     filler = [torch.full((10,), -1) for _ in range(64)]
     assert [row.tolist() for row in tokens.host_ids] == before == [[0, 1, 2, 3, 4], [0, 1, 2]]
     assert len(filler) == 64
+
+
+def test_prompts_are_taken_by_number_list_mask_or_slice():
+    tokens = shelf.model("llama").tokens([[1, 2, 3], [4], [5, 6]])
+    for index, rows in (
+        (1, [1]),
+        (-1, [2]),
+        (slice(None, None, -1), [2, 1, 0]),
+        ([2, 0, 2], [2, 0, 2]),
+        (range(2), [0, 1]),
+        (torch.tensor([1, 1]), [1, 1]),
+        (torch.tensor([True, False, True]), [0, 2]),
+    ):
+        some = tokens[index]
+        assert torch.equal(some.ids, tokens.ids[rows]) and torch.equal(some.mask, tokens.mask[rows])
+        assert some.text == [tokens.text[row] for row in rows]
+    with pytest.raises(IndexError):
+        tokens[3]

@@ -49,6 +49,28 @@ def test_the_corrupt_prompts_own_answer(ioi, meadow):
         cb.tasks.ioi().prompts(meadow, 3).measured("logit", corrupt=True)
 
 
+def test_prompts_are_a_corpus_with_their_words_as_labels(ioi, meadow):
+    for corrupt, tokens in ((False, ioi.clean), (True, ioi.corrupt)):
+        documents = ioi.documents(corrupt=corrupt)
+        assert [ids for ids, _ in documents] == [
+            ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)
+        ]
+    names = list(ioi.spans)
+    for row, (ids, labels) in enumerate(ioi.documents()):
+        for name in set(names) - {"end"}:
+            first, last = ioi.spans[name][row].tolist()
+            assert set(labels["role"][first : last + 1]) == {names.index(name)}
+        assert labels["role"][len(ids) - 1] == names.index("end") and -1 in labels["role"]
+        assert set(labels["group"]) == {list(dict.fromkeys(ioi.groups)).index(ioi.groups[row])}
+    table = {"neuron_groups": {"groups": ("any", f"label:role:{len(names)}")}}
+    collection = cb.stream.collect(meadow, ioi.documents(), [table])
+    assert (
+        collection.n_tokens
+        == int(ioi.clean.mask.sum())
+        == cb.stream.collect(meadow, ioi.clean, ["token_counts"]).n_tokens
+    )
+
+
 def test_what_cannot_be_measured(ioi, meadow):
     with pytest.raises(CasebackError, match="measure 'logit_dif' is unknown. Did you mean logit_diff"):
         ioi.measured("logit_dif")

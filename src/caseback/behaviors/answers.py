@@ -131,7 +131,7 @@ def _known(model: Model, relation: str) -> KnownFacts | None:
     if len(chosen) < FEWEST:
         return None
     rows = [w * len(facts) + fact for w in range(len(wordings)) for fact in chosen.values()]
-    some = Tokens(tokens.ids[rows], tokens.mask[rows], [tokens.text[i] for i in rows])
+    some = tokens[rows]
     asked = [int(answers[i % len(facts)]) for i in rows]
     values = attributions(model, some, asked)
     largest = values.max(1, keepdims=True)

@@ -20,29 +20,26 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from caseback.behaviors.synthetic import FOLDS, Labeled
+from caseback.behaviors.synthetic import FOLDS
 from caseback.errors import SiteAbsent
 from caseback.model.running.model import Model
 from caseback.stream.documents import documents
 from caseback.stream.packing import rows_of
-from caseback.tasks.formats.treebank import Sentence
+from caseback.tasks.formats.treebank import UNIVERSAL_POS, Sentence
 from caseback.tasks.formats.word_tokens import word_tokens
+from caseback.tasks.prompts import LabeledRow
 
 RARITY, TREEBANK = "rarity", "treebank"
 QUARTERS = 4
 SHUFFLES = 8
 RELATIONS = ("nsubj", "obj", "obl", "nmod", "amod", "advmod", "det", "case", "aux", "cop", "mark", "compound", "conj")
-POS = (
-    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ"),
-    *("SYM", "VERB", "X"),
-)
 FEATURES = {"Number": ("Sing", "Plur"), "Tense": ("Pres", "Past")}
 FEWEST = 200
 """A relation has so many arcs at least: 25 in each fold, on average."""
 SKIP = 4
 """Queries at so many first positions of a row are left out."""
 MOVED = ", moved"
-LabeledFolds = tuple[list[list[Labeled]], dict[str, Any]]
+LabeledFolds = tuple[list[list[LabeledRow]], dict[str, Any]]
 """Folds of labeled rows, and the options of their tables."""
 
 
@@ -99,17 +96,14 @@ def treebank(model: Model, sentences: Sequence[Sentence], seed: int) -> LabeledF
     rng = np.random.default_rng(seed)
     arcs: dict[str, list[tuple[int, int, int]]] = {}
     marks: dict[str, list[tuple[int, int, int]]] = {}
-    ids = [row[mask].tolist() for row, mask in zip(words.tokens.ids, words.tokens.mask, strict=True)]
+    documents = words.documents(FEATURES)
+    ids = [row for row, _ in documents]
     for number, (sentence, spans) in enumerate(zip(words.sentences, words.spans, strict=True)):
-        last = spans[:, 1].tolist()
-        for name, query, key in arcs_of(sentence, last):
+        for name, query, key in arcs_of(sentence, spans[:, 1].tolist()):
             arcs.setdefault(name, []).append((number, query, key))
-        for i, place in enumerate(last):
-            if sentence.pos[i] in POS:
-                marks.setdefault("pos", []).append((number, place, POS.index(sentence.pos[i])))
-            for feature, values in FEATURES.items():
-                if (value := sentence.features[i].get(feature)) in values:
-                    marks.setdefault(feature, []).append((number, place, values.index(value)))
+        for name, values in documents[number][1].items():
+            own = [(number, place, value) for place, value in enumerate(values) if value >= 0]
+            marks.setdefault(name, []).extend(own)
     arcs = {name: own for name, own in arcs.items() if len(own) >= FEWEST}
     if not arcs:
         raise SiteAbsent(f"no relation has {FEWEST} arcs of which this model sees both ends")
@@ -124,12 +118,13 @@ def treebank(model: Model, sentences: Sequence[Sentence], seed: int) -> LabeledF
     for name, own in arcs.items():
         put(name, own)
         put(name + MOVED, moved(own, rng))
+    marks = {name: own for name, own in marks.items() if own}
     for name, own in marks.items():
         put(name, own)
         others = rng.permutation([value for *_, value in own]).tolist()
         put(name + MOVED, [(number, place, value) for (number, place, _), value in zip(own, others, strict=True)])
     relations = tuple(f"to:{name}{what}" for name in arcs for what in ("", MOVED))
-    sizes: Mapping[str, int] = {"pos": len(POS), **{name: len(values) for name, values in FEATURES.items()}}
+    sizes: Mapping[str, int] = {"pos": len(UNIVERSAL_POS), **{name: len(values) for name, values in FEATURES.items()}}
     groups = ("any", *(f"label:{name}{what}:{sizes[name]}" for name in marks for what in ("", MOVED)))
     options = {"attention_relations": {"relations": relations, "skip": SKIP}, "neuron_groups": {"groups": groups}}
     return _in_folds(list(zip(ids, labels, strict=True))), options
@@ -165,5 +160,5 @@ def moved(arcs: Sequence[tuple[int, int, int]], rng: np.random.Generator) -> lis
     return list(zip(of[some].tolist(), query[some].tolist(), other[some].tolist(), strict=True))
 
 
-def _in_folds(rows: list[Labeled]) -> list[list[Labeled]]:
+def _in_folds(rows: list[LabeledRow]) -> list[list[LabeledRow]]:
     return [rows[fold::FOLDS] for fold in range(FOLDS)]

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from caseback import lexicon
-from caseback.behaviors.synthetic import FOLDS, Labeled, row, span_of
+from caseback.behaviors.synthetic import FOLDS, row, span_of
 from caseback.errors import CasebackError, TokensError
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.model import Model
 from caseback.stream.packing import front_of
+from caseback.tasks.prompts import LabeledRow
 from caseback.tasks.standard.needle import needle
 from caseback.tasks.standard.repeats import ordinary_tokens
 
@@ -37,13 +38,13 @@ WORDS = (
 )
 
 
-def _folds(draw: Callable[[np.random.Generator], Labeled], rows: int, seed: int) -> list[list[Labeled]]:
+def _folds(draw: Callable[[np.random.Generator], LabeledRow], rows: int, seed: int) -> list[list[LabeledRow]]:
     rng = np.random.default_rng(seed)
     drawn = [draw(rng) for _ in range(rows)]
     return [drawn[fold::FOLDS] for fold in range(FOLDS)]
 
 
-def neighbors(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def neighbors(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """A span, and behind it the tokens with the nearest embeddings."""
     ordinary = np.array(ordinary_tokens(model))
     span = span_of(model, ordinary.tolist())
@@ -51,7 +52,7 @@ def neighbors(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     table = table - table.mean(0)
     table = table / table.norm(dim=1, keepdim=True).clamp_min(torch.finfo(table.dtype).tiny)
 
-    def draw(rng: np.random.Generator) -> Labeled:
+    def draw(rng: np.random.Generator) -> LabeledRow:
         first = rng.choice(len(ordinary), span, replace=False)
         cosines = table[first] @ table.T
         cosines[:, first] = -torch.inf
@@ -82,12 +83,12 @@ def _groups(model: Model, each: int, again: int, most: int = GROUPS) -> int:
     return groups
 
 
-def prefixes(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def prefixes(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """The same token after two others, and after one of these, or a new one, again."""
     ordinary = ordinary_tokens(model)
     groups = _groups(model, 6, 2, min(GROUPS, len(ordinary) // 6))  # all different in a row
 
-    def draw(rng: np.random.Generator) -> Labeled:
+    def draw(rng: np.random.Generator) -> LabeledRow:
         a, b, c, d, e, f = rng.choice(ordinary, (6, groups), replace=False)
         parts = [(number, which) for number in range(groups) for which in "ce"]
         ids, place = list(front_of(model)), {}
@@ -124,12 +125,12 @@ def _words(model: Model) -> list[list[int]]:
     return several
 
 
-def entities(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def entities(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """Words of several tokens, each behind a token of its own that comes again."""
     words, ordinary = _words(model), ordinary_tokens(model)
     groups = _groups(model, 6, 1)
 
-    def draw(rng: np.random.Generator) -> Labeled:
+    def draw(rng: np.random.Generator) -> LabeledRow:
         own = [words[i] for i in rng.choice(len(words), groups, replace=False)]
         inside = {token for word in own for token in word}
         before = [t for t in rng.choice(ordinary, 3 * groups + len(inside), replace=False) if t not in inside]
@@ -148,7 +149,7 @@ def entities(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     return _folds(draw, rows, seed)
 
 
-def needles(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def needles(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """Questions for one of two people's words; the labels stand at the token that the answer follows."""
     if model.tokenizer is None:
         raise TokensError("a question needs a tokenizer")
@@ -165,7 +166,7 @@ def needles(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     return [drawn[fold::FOLDS] for fold in range(FOLDS)]
 
 
-MATCHING: dict[str, Callable[[Model, int, int], Sequence[list[Labeled]]]] = {
+MATCHING: dict[str, Callable[[Model, int, int], Sequence[list[LabeledRow]]]] = {
     "neighbors": neighbors,
     "prefixes": prefixes,
     "entities": entities,

@@ -18,13 +18,12 @@ import numpy as np
 from caseback.errors import TokensError
 from caseback.model.running.model import Model
 from caseback.stream.packing import front_of
+from caseback.tasks.prompts import LabeledRow
 from caseback.tasks.standard.repeats import ordinary_tokens
 
 FOLDS = 8
 LEAST = 4
 STREAMS = ("repeated", "shuffled", "fresh")
-Labeled = tuple[list[int], dict[str, list[int]]]
-"""Token ids, and labels with one value for each."""
 
 
 def span_of(model: Model, ids: Sequence[int]) -> int:
@@ -66,7 +65,7 @@ def streams(model: Model, ids: Sequence[int] | None = None, *, rows: int = 64, s
     ordinary = list(ordinary_tokens(model) if ids is None else ids)
     span = span_of(model, ordinary)
     rng = np.random.default_rng(seed)
-    drawn: dict[str, list[Labeled]] = {name: [] for name in STREAMS}
+    drawn: dict[str, list[LabeledRow]] = {name: [] for name in STREAMS}
     for _ in range(rows):
         tokens = rng.choice(ordinary, 2 * span, replace=False)
         first, others = tokens[:span], tokens[span:]
@@ -77,7 +76,7 @@ def streams(model: Model, ids: Sequence[int] | None = None, *, rows: int = 64, s
     return {name: [own[fold::FOLDS] for fold in range(FOLDS)] for name, own in drawn.items()}
 
 
-def row(model: Model, first: np.ndarray, second: np.ndarray, stood: np.ndarray) -> Labeled:
+def row(model: Model, first: np.ndarray, second: np.ndarray, stood: np.ndarray) -> LabeledRow:
     """One row of two halves; ``stood`` says which token of the first half each of the second is, or would be."""
     front = front_of(model)
     lead = len(front)

@@ -177,7 +177,7 @@ def read_means(model: Model, prompts: PromptsLike, sites: Any = "resid_post", *,
     for first, of in ((1, ~alone), (0, alone)):
         if bool(of.any()):
             rows = of.nonzero()[:, 0]
-            some = Tokens(tokens.ids[rows], tokens.mask[rows], [tokens.text[i] for i in rows.tolist()])
+            some = tokens[rows]
             at = slice(first, None)
             read = read_states(model, some, sites=sites, pos=at, reduce="mean", progress=progress)
             parts.append(replace(read, prompt=rows[read.prompt.cpu()]))

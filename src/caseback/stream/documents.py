@@ -26,7 +26,7 @@ from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens
 
 Labels = Mapping[str, int | Sequence[int]]
-Corpus = Path | Iterable[Any]
+Corpus = Path | Tokens | Iterable[Any]
 """What ``documents`` takes."""
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".tokens", ".raw")
@@ -91,10 +91,10 @@ def documents(corpus: Corpus, *, column: str = "text") -> Iterator[Document]:
         )
     if isinstance(corpus, os.PathLike):
         corpus = records_of(Path(corpus))
-    if not isinstance(corpus, Iterable) or getattr(corpus, "ndim", 1) == 0:
-        raise CasebackError(f"a corpus is a {type(corpus).__name__}: expected texts, lists of token ids, or a Path")
     if isinstance(corpus, Tokens):
         corpus = [corpus]
+    if not isinstance(corpus, Iterable) or getattr(corpus, "ndim", 1) == 0:
+        raise CasebackError(f"a corpus is a {type(corpus).__name__}: expected texts, lists of token ids, or a Path")
     for number, item in enumerate(corpus):
         yield from _documents_of(item, number, column)
 

@@ -58,12 +58,14 @@ def read_block(folder: Path, number: int, digest: str | None = None) -> Block:
 
 
 def split_documents(folder: Path, n_blocks: int) -> dict[str, int]:
-    """How many documents there are, how many were longer than a row and so split, and how long the longest row is."""
+    """How many documents have rows, how many between them none, how many were split, and the longest row's tokens."""
     names = ("document", "start", "lengths")
     parts = [read_tensors(rows_path(folder, number), names)[0] for number in range(n_blocks)]
     document, start, lengths = (torch.cat([part[name] for part in parts]) for name in names)
+    with_rows = len(document.unique())
     return {
-        "documents": len(document.unique()),
+        "documents": with_rows,
+        "without_text": int(document.max()) + 1 - with_rows,
         "split": len(document[start > 0].unique()),
         "row_tokens": int(lengths.max()),
     }

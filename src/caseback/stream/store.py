@@ -214,7 +214,7 @@ class Store:
 
 
 @checked
-def open_store(folder: str | Path, site: Any) -> Store:
+def open_store(folder: str | Path, site: Any = None) -> Store:
     """The activations of a site in a folder that ``collect`` wrote.
 
     Parameters
@@ -222,15 +222,21 @@ def open_store(folder: str | Path, site: Any) -> Store:
     folder
         The job's folder.
     site
-        A site by name, such as ``"resid_post.5"``.
+        A site by name, such as ``"resid_post.5"``; by default the one that is stored.
 
     Raises
     ------
     LoadError
-        For a folder without a job, a site that was not stored, or a collection that is not complete.
+        For a folder without a job, a site that was not stored, several of which none is named, or a collection that
+        is not complete.
     """
     job = Job.open(folder)
     stored = options_of(job)["activations"]
+    if site is None:
+        if len(stored) != 1:
+            held = f"activations of {', '.join(stored)}: say which" if stored else "no activations"
+            raise LoadError(f"{str(folder)!r} holds {held}")
+        site = stored[0]
     where = as_site(site)
     name = str(where)
     if name not in stored:

@@ -25,6 +25,8 @@ from caseback.tasks.text import Text
 MEASURES = ("logit_diff", "prob_diff", "log_prob", "logit", "prob", "loss")
 Answer = str | int
 """What may follow a prompt: text with its leading space, or a token's id."""
+LabeledRow = tuple[list[int], dict[str, list[int]]]
+"""Token ids, and labels with one value for each."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class Prompts(Displayed):
         take = lambda listed: [listed[i] for i in indices]  # noqa: E731
         return replace(
             self,
-            clean=_rows(self.clean, indices),
-            corrupt=_rows(self.corrupt, indices),
+            clean=self.clean[indices],
+            corrupt=self.corrupt[indices],
             target=take(self.target),
             foil=take(self.foil),
             corrupt_target=take(self.corrupt_target),
@@ -206,10 +208,46 @@ class Prompts(Displayed):
         return at
 
     @checked
+    def documents(self, *, corrupt: bool = False) -> list[LabeledRow]:
+        """The prompts as a corpus, with labels at each token.
+
+        Parameters
+        ----------
+        corrupt
+            The corrupt prompts.
+
+        Returns
+        -------
+        list
+            Of each prompt (ids, labels), as ``caseback.stream.collect`` takes them: ``role`` says of which word of
+            ``spans`` a token is, by its place there, -1 of none; ``group`` which of ``groups``, in the order in which
+            they are first met, the prompt is of.
+
+        Examples
+        --------
+        >>> import caseback as cb
+        >>> from caseback import stream, tasks
+        >>> model = cb.load("meadow")
+        >>> prompts = tasks.get("ioi").prompts(model, 8)
+        >>> table = {"neuron_groups": {"groups": (f"label:role:{len(prompts.spans)}",)}}
+        >>> collection = stream.collect(model, prompts.documents(), [table])
+        >>> collection.n_tokens == int(prompts.clean.lengths.sum())
+        True
+        """
+        tokens = self.corrupt if corrupt else self.clean
+        groups = list(dict.fromkeys(self.groups))
+        documents = []
+        for row, (ids, mask) in enumerate(zip(tokens.ids, tokens.mask, strict=True)):
+            own = ids[mask].tolist()
+            role = [-1] * len(own)
+            # what a word ends the prompt with is the word's, so that the end is written before the others
+            for name in sorted(self.spans, key=lambda name: name != "end"):
+                first, last = self.spans[name][row].tolist()
+                role[first : last + 1] = [list(self.spans).index(name)] * (last + 1 - first)
+            documents.append((own, {"role": role, "group": [groups.index(self.groups[row])] * len(own)}))
+        return documents
+
+    @checked
     def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
         return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
-
-
-def _rows(tokens: Tokens, indices: list[int]) -> Tokens:
-    return Tokens(tokens.ids[indices], tokens.mask[indices], [tokens.text[i] for i in indices])

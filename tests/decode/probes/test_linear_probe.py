@@ -84,14 +84,15 @@ def test_closed_forms_are_scikit_learns(n_classes):
     for own_w, own_b, (their_w, their_b) in zip(w, b, sites_of(x, y, RidgeClassifier(alpha=0.3 * len(y))), strict=True):
         np.testing.assert_allclose(own_w, their_w, atol=1e-9 * np.abs(their_w).max())
         np.testing.assert_allclose(own_b, their_b, atol=1e-9)
-    w, b = standard.folded(*fit_lda(standard, y, n_classes, zero))
-    for site, own_w, own_b in zip(x.numpy(), w, b, strict=True):
-        lda = LinearDiscriminantAnalysis(solver="lsqr").fit(site, y.numpy())
-        z = site @ own_w.numpy() + own_b.numpy()
-        theirs = lda.decision_function(site).reshape(len(site), -1)
-        if n_classes > 2:  # scores of classes are known up to what they share
-            z, theirs = z - z.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True)
-        np.testing.assert_allclose(z, theirs, atol=1e-6 * np.abs(theirs).max())
+    for shrinkage in (0.0, 0.3):
+        w, b = standard.folded(*fit_lda(standard, y, n_classes, zero + shrinkage))
+        for site, own_w, own_b in zip(x.numpy(), w, b, strict=True):
+            lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage or None).fit(site, y.numpy())
+            z = site @ own_w.numpy() + own_b.numpy()
+            theirs = lda.decision_function(site).reshape(len(site), -1)
+            if n_classes > 2:  # scores of classes are known up to what they share
+                z, theirs = z - z.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True)
+            np.testing.assert_allclose(z, theirs, atol=1e-6 * np.abs(theirs).max())
     w, b = standard.folded(*fit_mass_mean(standard, y, n_classes, zero))
     for site, own_w, own_b in zip(x.numpy(), w, b, strict=True):
         z = site @ own_w.numpy() + own_b.numpy()

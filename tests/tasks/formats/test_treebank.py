@@ -5,6 +5,7 @@ import pytest
 import caseback as cb
 from caseback.errors import LoadError, TokensError
 from caseback.tasks import formats
+from caseback.tasks.formats.treebank import UNIVERSAL_POS
 
 
 def row(number, form, head=0, relation="root", pos="X", feats="_", misc="_"):
@@ -91,6 +92,16 @@ def test_words_find_their_tokens_also_where_they_share_one(write, gpt2):
         assert first == 0 and "".join(made.tokens.text[1][: last + 1]) == "Antidisestablishmentarians"
     opened = formats.word_tokens(sentences, gpt2, bos=True)
     assert opened.tokens.text[0][0] == gpt2.bos_token and opened.spans[0][0].tolist() == [1, 1]
+
+
+def test_sentences_are_a_corpus_with_labels_at_words_last_tokens(write, gpt2):
+    words = formats.word_tokens(formats.conllu(write("a.conllu", text(DONT))), gpt2, bos=True, padding="left")
+    ((ids, labels),) = words.documents({"Number": ("Plur", "Sing")})
+    assert ids == words.tokens.ids[0][words.tokens.mask[0]].tolist()
+    pron, other = UNIVERSAL_POS.index("PRON"), UNIVERSAL_POS.index("X")
+    # do ends in " don", n't in "'t"
+    assert labels == {"pos": [-1, pron, other, other, other, other], "Number": [-1, 1, -1, -1, -1, -1]}
+    assert set(words.documents()[0][1]) == {"pos"}
 
 
 def test_sentences_past_the_context_are_counted(write):

@@ -275,7 +275,7 @@ def _losses(twin: Model, whole: Tokens, metric: Metric | None) -> Losses:
     measure = replace(measure, bind=lambda *_: bound)  # targets become ids once, not at every step
 
     def of(rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-        part = Tokens(whole.ids[rows], whole.mask[rows], [whole.text[i] for i in rows.tolist()])
+        part = whole[rows]
         logits = logits_of(twin.hf, inputs_of(part, twin.hf))
         return sign * measure.of_rows(whole, rows).on(part, twin.anatomy).of_logits(logits)
 

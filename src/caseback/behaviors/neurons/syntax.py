@@ -15,10 +15,11 @@ from jaxtyping import Float
 
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.kinds import Look, kind
-from caseback.behaviors.labelled_streams import FEATURES, MOVED, POS, TREEBANK
+from caseback.behaviors.labelled_streams import FEATURES, MOVED, TREEBANK
 from caseback.behaviors.neurons.by_groups import FEWEST
 from caseback.behaviors.neurons.rows import best, by_layer, neuron_layers
 from caseback.errors import SiteAbsent
+from caseback.tasks.formats.treebank import UNIVERSAL_POS
 
 
 def explained(evidence: Evidence, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +68,7 @@ def _look(label: str, many: int) -> Callable[[Evidence], Look]:
 
 
 for _name, _label, _many in (
-    ("part of speech", "pos", len(POS)),
+    ("part of speech", "pos", len(UNIVERSAL_POS)),
     *((f"grammatical {feature.lower()}", feature, len(values)) for feature, values in FEATURES.items()),
 ):
     kind(

@@ -20,7 +20,6 @@ from caseback.model.anatomy.coerce import widened
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.running.edits import Edit, Replace
 from caseback.model.running.metrics import Bound, Metric, prob
-from caseback.model.running.tokens import Tokens
 
 
 def nought_at_last(unit: Unit) -> Edit:
@@ -41,7 +40,7 @@ def fact(evidence: Evidence, look: Look, unit: int) -> Experiment:
     own = [w * n + number for w in wordings]
     others = [w * n + (number + 1 + w % (n - 1)) % n for w in wordings]
     rows = own + others
-    tokens = Tokens(one.tokens.ids[rows], one.tokens.mask[rows], [one.tokens.text[i] for i in rows])
+    tokens = one.tokens[rows]
     answers = torch.tensor([one.answers[i] for i in rows])
     clean = widened(prob(answers.tolist())(evidence.model.run(tokens)).detach())
     sign = torch.tensor([1.0] * len(own) + [-1.0] * len(others)).to(clean)

@@ -250,7 +250,7 @@ def _generated(
     rows: dict[int, list[tuple[list[int], list[str]]]] = {}
     batches = of_like_length(tokens, budget)
     for number, at in enumerate(progress_bar(batches, "generate", show=progress, unit="batch")):
-        some = Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in at.tolist()]).padded_on("left")
+        some = tokens[at].padded_on("left")
         whole = model.generate(some, max_new_tokens=max_new_tokens, seed=seed + number, stop_strings=list(STOPS), **how)
         for j, (ids, mask, text) in enumerate(zip(whole.ids.tolist(), whole.mask.tolist(), whole.text, strict=True)):
             own = [i for i, real in zip(ids, mask, strict=True) if real]

@@ -30,6 +30,8 @@ from caseback.jobs.text_file import read_texts
 
 UNITS = ("norm", "difference")
 POS = ("all", "prompt", "generated")
+PUBLISHED_DEVIATIONS = 15.0
+"""How far the authors of inference-time intervention move heads, in standard deviations."""
 
 
 @with_options
@@ -45,11 +47,20 @@ def steer(
         Path | None, Option(help="Labeled texts: .jsonl, .json, .csv, .tsv or .parquet, with columns text and label.")
     ] = None,
     columns: Columns = Columns(),
+    best_heads: Annotated[
+        int | None,
+        Option(min=1, help="With --texts: add to so many heads, those whose probes tell best (ITI); in deviations."),
+    ] = None,
+    when: Annotated[
+        Path | None, Option(help="Labeled prompts, text and label as --texts: steer only those like one label.")
+    ] = None,
+    when_label: Annotated[str | None, Option(help="Of --when: that label; by default the later one.")] = None,
     toward: Toward = Toward().worded(toward="Of --texts: the label that is added; by default the later one."),
     layer: Layer = Layer(None).worded(layer="Where it is added; by default the middle layer."),
     site: Site = Site("resid_post").worded(site="Where in the layer: resid_post, mlp_out, attn_out ..."),
     strength: Annotated[
-        list[float] | None, Option(help="How much; may be repeated, and negative. By default -0.5, 0.5.")
+        list[float] | None,
+        Option(help="How much; may be repeated, and negative. By default -0.5, 0.5; with --best-heads -15, 15."),
     ] = None,
     unit: Annotated[
         str, Option(help="Of strengths: norm (1 is a state's mean length) or difference (1 is the classes').")
@@ -72,7 +83,12 @@ def steer(
     for name, given, known in (("--unit", unit, UNITS), ("--pos", tokens.pos, POS)):
         if given not in known:
             raise CasebackError(f"{name} {given!r} is unknown. {did_you_mean(given, known)}")
-    strengths = [-0.5, 0.5] if strength is None else sorted(set(strength))
+    if best_heads is not None and texts is None:
+        raise CasebackError("--best-heads chooses heads by probes of labels: give --texts")
+    if when_label is not None and when is None:
+        raise CasebackError("--when-label says which prompts are steered: give --when")
+    usual = (-0.5, 0.5) if best_heads is None else (-PUBLISHED_DEVIATIONS, PUBLISHED_DEVIATIONS)
+    strengths = list(usual) if strength is None else sorted(set(strength))
     if odd := [value for value in strengths if not math.isfinite(value)]:
         raise CasebackError(f"--strength {odd[0]}: expected a finite number")
     if not any(strengths):
@@ -90,6 +106,8 @@ def steer(
                 every = load_control_vector(directions, model=model, prompts=given)
             else:
                 every = load_directions(directions, model=model)
+        elif texts is not None and best_heads is not None:
+            every = _of_heads(model, texts, columns, toward.toward, best_heads, seed.seed)
         elif texts is not None:
             every = _of_texts(model, texts, columns, toward.toward, site.site)
         else:
@@ -97,8 +115,10 @@ def steer(
             every = _of_pairs(model, high, low, site.site)
         if save.save is not None:
             save_directions(every, save.save)
-        here = _at(every, site.site, layer.layer, model.n_layers)
-        how: dict[str, Any] = {"unit": unit, "where": tokens.pos}
+        here = every if best_heads is not None else _at(every, site.site, layer.layer, model.n_layers)
+        how: dict[str, Any] = {"unit": unit if best_heads is None else "difference", "where": tokens.pos}
+        if when is not None:
+            how["condition"] = _condition(model, when, columns, when_label)
         metric, words = measure(model, measured, model.tokens(given))
         document = steering_document(
             model,
@@ -148,12 +168,37 @@ def _of_texts(model: Any, file: Path, columns: Columns, toward: str | None, site
     """The difference of two labels' texts, each text's states averaged over its tokens but the first."""
     from caseback.decode.directions import find_directions
     from caseback.decode.states import read_means
-    from caseback.tasks.labeled_texts import labeled_texts
 
-    given = labeled_texts(file, columns.text, columns.label, columns.group)
-    positive = next((one for one in given.labels if str(one) == toward), toward)
+    given, positive = _labeled(file, columns, toward)
     states = read_means(model, list(given.texts), site, progress=True)
     return find_directions(states, list(given.labels), groups=given.groups, positive=positive)
+
+
+def _of_heads(model: Any, file: Path, columns: Columns, toward: str | None, heads: int, seed: int) -> Any:
+    """Inference-time intervention, where a strength of 1 is a standard deviation."""
+    from caseback.decode.steering import inference_time_intervention
+
+    given, positive = _labeled(file, columns, toward)
+    how: dict[str, Any] = {"heads": heads, "strength": 1.0, "groups": given.groups, "seed": seed}
+    return inference_time_intervention(
+        model, list(given.texts), list(given.labels), positive=positive, progress=True, **how
+    )
+
+
+def _condition(model: Any, file: Path, columns: Columns, label: str | None) -> Any:
+    """What a prompt's states are like where it is steered."""
+    from caseback.reports.concepts.steering import find_when
+
+    given, wanted = _labeled(file, columns, label, groups=False)
+    return find_when(model, list(given.texts), list(given.labels), None, wanted)
+
+
+def _labeled(file: Path, columns: Columns, name: str | None, *, groups: bool = True) -> tuple[Any, Any]:
+    """Labeled texts, and the label of a name, as the file has it."""
+    from caseback.tasks.labeled_texts import labeled_texts
+
+    given = labeled_texts(file, columns.text, columns.label, columns.group if groups else None)
+    return given, next((one for one in given.labels if str(one) == name), name)
 
 
 def _at(every: Any, site: str, layer: int | None, n_layers: int) -> Any:

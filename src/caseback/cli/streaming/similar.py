@@ -17,7 +17,7 @@ def similar(
     folder: Annotated[Path, Argument(help="The folder that collect --activations filled.", show_default=False)],
     prompt: Annotated[str, Argument(help="The prompt whose state is looked for.", show_default=False)],
     of: OfModel = OfModel(),
-    site: Site = Site("resid_post.0").worded(site="Which stored site, such as resid_post:5."),
+    site: Site = Site("").worded(site="Which stored site, such as resid_post:5; by default the only one."),
     pos: OnePos = OnePos(),
     measure: Annotated[str, Option(help="cosine, dot or euclidean.")] = "cosine",
     skip: Skip = Skip(skip=1),
@@ -33,7 +33,7 @@ def similar(
         from caseback.views.text.collection import print_similar
 
         model = model_of(of)
-        store = open_store(folder, site.site.replace(":", "."))
+        store = open_store(folder, site.site.replace(":", ".") or None)
         result = similar_contexts(
             model,
             store,

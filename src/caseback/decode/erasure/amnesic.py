@@ -181,7 +181,7 @@ def kl_from_clean(model: Model, tokens: Tokens) -> Metric:
     """KL from the clean run at the last position, of which the other positions' logits are not held."""
     rows = []
     for some in torch.arange(len(tokens)).split(limit("task_prompts")):
-        part = Tokens(tokens.ids[some], tokens.mask[some], [tokens.text[i] for i in some.tolist()])
+        part = tokens[some]
         logits = model.run(part).logits
         rows.append(at_least_float32(logits[torch.arange(len(some)), part.column(-1).to(logits.device)]))
     return kl(torch.cat(rows)[:, None].expand(-1, tokens.ids.shape[1], -1))

@@ -42,7 +42,7 @@ def fit_mass_mean(
 
 
 def fit_lda(standard: Standard, y: Int[Tensor, " example"], n_classes: int, penalty: Float[Tensor, " site"]) -> Fit:
-    """Linear discriminant analysis, as scikit-learn's with ``solver="lsqr"`` for a shrinkage of 0."""
+    """Linear discriminant analysis, as scikit-learn's with ``solver="lsqr", shrinkage=penalty``."""
     n = len(y)
     share = torch.bincount(y, minlength=n_classes).to(standard.gram) / n
     means = _class_means(standard, y, n_classes)

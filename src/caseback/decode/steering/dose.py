@@ -202,10 +202,8 @@ class Cells:
         step = max(1, budget // tokens.ids.shape[1])
         chunks = list(zip(cell.split(step), prompt.split(step), strict=True))
         for cells, rows in progress_bar(chunks, what, show=progress, unit="batch"):
-            at = rows.to(tokens.ids.device)
-            some = Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in rows.tolist()])
             mine = pos.cpu()[rows] if isinstance(pos, Tensor) and pos.ndim else pos
-            yield cells, rows, some, self.edits(cells, mine)
+            yield cells, rows, tokens[rows], self.edits(cells, mine)
 
 
 def with_random(vectors: Float[Tensor, "place d"], n: int, seed: int) -> Float[Tensor, "vector place d"]:

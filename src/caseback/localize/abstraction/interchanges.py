@@ -96,16 +96,15 @@ class Interchanges:
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Interchanges:
         """Some of the examples."""
         picked = torch.arange(len(self))[rows if isinstance(rows, slice | Tensor) else list(rows)]
-        take = lambda tokens: Tokens(tokens.ids[picked], tokens.mask[picked], [tokens.text[i] for i in picked.tolist()])  # noqa: E731
         return replace(
             self,
-            base=take(self.base),
-            sources={name: take(tokens) for name, tokens in self.sources.items()},
+            base=self.base[picked],
+            sources={name: tokens[picked] for name, tokens in self.sources.items()},
             target=self.target[picked],
             base_target=self.base_target[picked],
             swapped={name: on[picked] for name, on in self.swapped.items()},
             pos=self.pos[picked] if isinstance(self.pos, Tensor) and self.pos.ndim else self.pos,
-            counterfactual=None if self.counterfactual is None else take(self.counterfactual),
+            counterfactual=None if self.counterfactual is None else self.counterfactual[picked],
         )
 
     def split(self, held_out: float, seed: int = 0) -> tuple[Interchanges, Interchanges]:

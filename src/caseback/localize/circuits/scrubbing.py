@@ -289,7 +289,7 @@ class _Tree:
 
     def _write(self, node: Node, refs: Refs, edits: list[Edit]) -> Float[Tensor, "row pos d_model"]:
         """What a node writes where its inputs are given."""
-        tokens = Tokens(self.tokens.ids[refs], self.tokens.mask[refs], [self.tokens.text[i] for i in refs.tolist()])
+        tokens = self.tokens[refs]
         anatomy = self.model.anatomy
         if node.kind == "mlp":
             run = execute(anatomy, tokens, read=[Site("mlp_out", node.layer)], edits=edits, logits=False)

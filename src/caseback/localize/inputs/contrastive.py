@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from caseback.errors import CasebackError, TargetError
@@ -100,7 +99,7 @@ def contrastive(
     name, function = method_named(method)
     own = checked_options({name: function}, {name: options or {}})[name]
     n = len(tokens)
-    rows = repeated(tokens, [b for b in range(n) for _ in against])
+    rows = tokens[[b for b in range(n) for _ in against]]
 
     def metric_of(which: slice) -> Metric:
         return logit_diff(t, (against * n)[which])
@@ -120,12 +119,6 @@ def contrastive(
     else:
         dims, coords = ["batch", "vocab", "pos"], text | {"vocab": [model.token_text(i) for i in against]}
     return labelled(scores, dims, coords, name="scores", technique=contrastive, model=model, **attrs)
-
-
-def repeated(tokens: Tokens, rows: Sequence[int]) -> Tokens:
-    """Some prompts of a batch, each as often as it is named, in the order given."""
-    index = torch.tensor(list(rows), device=tokens.ids.device)
-    return Tokens(tokens.ids[index], tokens.mask[index], [tokens.text[b] for b in rows])
 
 
 def in_batches(

@@ -21,12 +21,6 @@ def repeated(tokens: Tokens, times: int) -> Tokens:
     )
 
 
-def taken(tokens: Tokens, rows: Tensor) -> Tokens:
-    """Some prompts of a batch, in any order and as often as they are named."""
-    at = rows.to(tokens.ids.device)
-    return Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in rows.tolist()])
-
-
 def repeated_metric(metric: Metric, tokens: Tokens, times: int) -> Metric:
     """A metric of prompts as a metric of their copies: each copy has its prompt's targets and position."""
 

@@ -150,10 +150,17 @@ class Tokens(Displayed):
         rows = [ids[mask] for ids, mask in zip(self.ids, self.mask, strict=True)]
         return _pad(rows, self.text, side, pad_id)
 
-    def __getitem__(self, index: int | slice) -> Tokens:
-        rows = range(len(self))[index]
-        rows = [rows] if isinstance(rows, int) else list(rows)
-        return Tokens(self.ids[rows], self.mask[rows], [self.text[i] for i in rows])
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Tokens:
+        """Some of the prompts, in any order and as often as they are named; padding that all of them share stays."""
+        if isinstance(index, Tensor):
+            chosen = index.cpu().numpy()
+        elif isinstance(index, slice):
+            chosen = index
+        else:
+            chosen = [index] if isinstance(index, int) else list(index)
+        rows = torch.from_numpy(np.arange(len(self))[chosen].copy())
+        at = rows.to(self.ids.device)
+        return Tokens(self.ids[at], self.mask[at], [self.text[i] for i in rows.tolist()])
 
 
 PromptsLike = Annotated[

@@ -156,7 +156,7 @@ def erasure_report(
     if missing := set(labels) - {label for label, held in zip(labels, split.held.tolist(), strict=True) if held}:
         raise CasebackError(f"no held-out text is {min(map(str, missing))!r}: give more groups with that label")
     fit = partial(METHODS[method], seed=seed) if method in TRAINED else METHODS[method]
-    known = _some(tokens, ~_prompts(states, split.held, len(tokens)))
+    known = tokens[~_prompts(states, split.held, len(tokens))]
     rest = _prompts(states, split.held, len(tokens)).nonzero().flatten().tolist()
     own = ~split.held
     given = States(states.x[:, own], states.places, states.prompt[own])
@@ -172,7 +172,7 @@ def erasure_report(
         after = eraser.apply(states, labels) if with_labels else eraser.apply(states)
     probing = {"groups": groups, "n_folds": 4, "seed": seed, "sites": states.names}
     tables = [linear_probe(x.x, labels, **probing).table for x in (states, after)]
-    judged, truth = _some(tokens, rest), [labeled.labels[i] for i in rest]
+    judged, truth = tokens[rest], [labeled.labels[i] for i in rest]
     if isinstance(eraser, Eraser):
         measured = _measured(model, judged, truth, eraser, metric, pos, draws, seed, progress)
         clean, ranks, removed = float(measured.clean.mean()), eraser.checks["rank"], eraser.checks["removed"]
@@ -203,13 +203,6 @@ def _prompts(states: States, held: Bool[Tensor, " example"], n: int) -> Bool[Ten
     of = torch.zeros(n, dtype=torch.bool)
     of[states.prompt[held]] = True
     return of
-
-
-def _some(tokens: Tokens, which: Any) -> Tokens:
-    """Some of the prompts, by number or by mask."""
-    numbers = torch.as_tensor(which)
-    numbers = numbers.nonzero().flatten() if numbers.dtype == torch.bool else numbers
-    return Tokens(tokens.ids[numbers], tokens.mask[numbers], [tokens.text[i] for i in numbers.tolist()])
 
 
 def _ordered(states: States, places: list[Any]) -> States:

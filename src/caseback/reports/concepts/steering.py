@@ -12,15 +12,16 @@ was added.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import xarray as xr
 
-from caseback.decode.directions import Directions
-from caseback.decode.states import read_states, sites_of
-from caseback.decode.steering import dose_response
+from caseback.decode.directions import Directions, find_directions
+from caseback.decode.states import read_means, read_states, sites_of
+from caseback.decode.steering import Condition, dose_response, find_condition
 from caseback.decode.steering.dose import STRENGTHS
 from caseback.errors import CasebackError
 from caseback.jobs.budget import limit
@@ -32,17 +33,20 @@ from caseback.model.running.tokens import PromptsLike, Tokens
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 
-__all__ = ["STEERING", "WHERE", "steering_document"]
+__all__ = ["STEERING", "WHERE", "find_when", "steering_document"]
 
 WHERE = {"all": None, "prompt": "prompt", "generated": "generated"}
 
 
+_FOLDS = 2
 FARTHEST = 2.0
 """Of the strongest strength: how far the curve goes to both sides, since a curve must show where it ends."""
 
 
 def _lengths(document: Mapping[str, Any]) -> None:
-    n = len(document["strengths"])
+    n, condition = len(document["strengths"]), document.get("condition")
+    if condition and not len(condition["met"]) == len(condition["similarity"]) == len(document["continuations"]):
+        raise CasebackError(f"{len(condition['met'])} prompts judged of {len(document['continuations'])}")
     for row in document["continuations"]:
         if len(row["steered"]) != n:
             raise CasebackError(f"{len(row['steered'])} steered continuations for {n} strengths")
@@ -81,6 +85,7 @@ def steering_document(
     generate: int = 20,
     plain_text: PromptsLike | None = None,
     doses: Sequence[float] | None = None,
+    condition: Condition | None = None,
     n_random: int = 3,
     seed: int = 0,
     progress: bool = False,
@@ -105,18 +110,22 @@ def steering_document(
     doses
         Strengths of the curve, beside ``strengths`` and 0; by default those of ``dose_response``, stretched to twice
         the strongest of ``strengths`` on both sides.
+    condition
+        Which prompts are steered, all by default: the others are continued as they are, and the curve is of those that
+        meet it.
 
     Returns
     -------
     dict
         ``continuations`` has for each prompt the texts, and as ``read`` the tokens of the unsteered one and of each
         steered one with their ``toward``. ``dose`` has the curve, means over prompts, and for random vectors their
-        mean (``control_effect``) and their band (``control_effect_low``, ``control_effect_high``).
+        mean (``control_effect``) and their band (``control_effect_low``, ``control_effect_high``). With a
+        condition ``condition`` has what it is, each prompt's ``similarity`` and whether it is ``met``.
 
     Raises
     ------
     CasebackError
-        As ``dose_response``.
+        As ``dose_response``, and where no prompt meets the condition.
 
     Examples
     --------
@@ -131,15 +140,18 @@ def steering_document(
     tokens = model.tokens(prompts)
     rows = [0.0, *strengths]
     pos = WHERE[where]
-    ids = _continued(model, directions, tokens, rows, unit, pos, generate, progress)
+    judged = None if condition is None else _judged(model, tokens, condition)
+    met = [True] * len(tokens) if judged is None else judged["met"]
+    steered = [b for b, one in enumerate(met) if one]
+    ids = _continued(model, directions, tokens, rows, unit, pos, met, generate, progress)
     given = model.text(tokens)
     texts = [[_text(model, whole, given[b]) for b, whole in enumerate(row)] for row in ids]
     farthest = FARTHEST * max(abs(float(s)) for s in rows)
     curve = dose_response(
         model,
         directions,
-        tokens,
-        metric,
+        tokens[steered],
+        metric.of_rows(tokens, torch.tensor(steered)),
         strengths=[*rows, *([farthest * s for s in STRENGTHS] if doses is None else doses)],
         unit=unit,
         pos=-1 if where == "generated" else pos,
@@ -155,6 +167,7 @@ def steering_document(
         "auroc": [_number(value) for value in directions.table.auroc.values],
         "length": [float(x) for x in directions.write.norm(dim=1)],
         "norm": [_number(x) for x in directions.norm],
+        "difference": _difference(directions),
     }
     return STEERING.document(
         model_facts(model),
@@ -173,10 +186,82 @@ def steering_document(
         ],
         metric=words,
         dose=_curve(curve),
+        **({} if judged is None else {"condition": judged}),
         provenance=model.provenance()
         | {name: str(curve.attrs[name]) for name in ("technique", "entry", "citation")}
         | {"seed": str(seed)},
     )
+
+
+def find_when(
+    model: Model, texts: Sequence[str], labels: Sequence[Any], groups: Sequence[Any] | None, label: Any = None
+) -> Condition:
+    """A condition that prompts like those of one label meet: directions of one half, thresholds of the other.
+
+    Parameters
+    ----------
+    model
+        The model.
+    texts, labels
+        Prompts and their labels, of two classes.
+    groups
+        Which prompts belong together; a group is in one of the halves.
+    label
+        Of the prompts that are to meet it; by default the later one, sorted.
+
+    Raises
+    ------
+    CasebackError
+        As ``find_directions`` and ``find_condition``, for one of the halves.
+    """
+    of = list(range(len(texts)) if groups is None else groups)
+    half: dict[Any, int] = {}
+    counts: Counter[Any] = Counter()
+    for own, group in zip(labels, of, strict=True):
+        if group not in half:
+            half[group] = counts[own] % 2
+            counts[own] += 1
+    first, second = ([i for i, group in enumerate(of) if half[group] == side] for side in (0, 1))
+    known, judged = ([labels[i] for i in side] for side in (first, second))
+    counted = Counter(known)
+    if len(counted) == 2 and min(counted.values()) < _FOLDS:
+        raise CasebackError(
+            f"half of the labeled prompts, on which directions are found, has {min(counted.values())} of a label: "
+            f"expected {_FOLDS} or more, so {2 * _FOLDS} prompts of each label"
+        )
+    states = read_means(model, [texts[i] for i in first])
+    every = find_directions(states, known, groups=[of[i] for i in first], positive=label, n_folds=_FOLDS)
+    return find_condition(model, [texts[i] for i in second], judged, every, positive=label)
+
+
+def _difference(directions: Directions) -> str:
+    """What ``write`` as it is moves states by, in words."""
+    deviations = directions.table.attrs.get("strength")
+    if deviations is None:
+        return "the distance of the classes"
+    return "a standard deviation of each head" if deviations == 1 else f"{deviations:g} deviations of each head"
+
+
+def _judged(model: Model, tokens: Tokens, condition: Condition) -> dict[str, Any]:
+    """Which prompts are steered, and why."""
+    similarity = condition.similarity(model, tokens)
+    met = (similarity > condition.threshold) == condition.larger
+    if not bool(met.any()):
+        sign, values = "above" if condition.larger else "below", ", ".join(f"{x:.3f}" for x in similarity.tolist())
+        raise CasebackError(
+            f"no prompt meets the condition, so that none would be steered: expected a similarity {sign} "
+            f"{condition.threshold:.3f} at {condition.place}, they have {values}"
+        )
+    return {
+        "place": str(condition.place),
+        "read": condition.read,
+        "measure": condition.measure,
+        "threshold": condition.threshold,
+        "larger": condition.larger,
+        "f1": None if condition.table is None else _number(condition.table.f1.max()),
+        "similarity": similarity.tolist(),
+        "met": met.tolist(),
+    }
 
 
 def _continued(
@@ -186,6 +271,7 @@ def _continued(
     rows: Sequence[float],
     unit: Literal["difference", "norm"],
     pos: Any,
+    met: Sequence[bool],
     generate: int,
     progress: bool,
 ) -> list[list[list[int]]]:
@@ -193,15 +279,14 @@ def _continued(
     n = len(tokens)
     if not generate:
         return [[tokens[b].ids[0][tokens[b].mask[0]].tolist() for b in range(n)] for _ in rows]
-    amounts = torch.tensor(rows, dtype=torch.float64).repeat_interleave(n)
+    amounts = (torch.tensor(rows, dtype=torch.float64)[:, None] * torch.tensor(met)).flatten()
     prompt = torch.arange(n).repeat(len(rows))
     step = max(1, limit("stream_tokens", model.device) // (tokens.ids.shape[1] + generate))
     ids: list[list[int]] = []
     parts = list(zip(amounts.split(step), prompt.split(step), strict=True))
     for some, at in progress_bar(parts, "continuations", show=progress, unit="batch"):
-        batch = Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in at.tolist()])
         edits = directions.edits(some, unit=unit, pos=pos)
-        whole = model.generate(batch, edits=edits, max_new_tokens=generate)
+        whole = model.generate(tokens[at], edits=edits, max_new_tokens=generate)
         ids += [row[own].tolist() for row, own in zip(whole.ids, whole.mask, strict=True)]
     return [ids[i * n : (i + 1) * n] for i in range(len(rows))]
 

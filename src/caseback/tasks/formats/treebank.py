@@ -18,6 +18,11 @@ from caseback.model.arguments import checked
 from caseback.tasks.formats.reading import NOTHING, Examples, Malformed, Numbered, examples, lines
 
 COLUMNS = 10
+UNIVERSAL_POS = (
+    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ"),
+    *("SYM", "VERB", "X"),
+)
+"""The parts of speech of Universal Dependencies, in the order of their numbers as labels."""
 NUMBER = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+)|(?P<empty>\.\d+))?")
 Block = list[tuple[int, str]]
 

@@ -7,7 +7,7 @@ together (``did`` and ``n't``) may share a token.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ from caseback.errors import TokensError
 from caseback.model.arguments import checked
 from caseback.model.running.tokens import Tokens, expect_characters, tokenize
 from caseback.tasks.align import tokenizer_of
-from caseback.tasks.formats.treebank import Sentence
+from caseback.tasks.formats.treebank import UNIVERSAL_POS, Sentence
+from caseback.tasks.prompts import LabeledRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,36 @@ class WordTokens:
 
     def __len__(self) -> int:
         return len(self.sentences)
+
+    @checked
+    def documents(self, features: Mapping[str, Sequence[str]] | None = None) -> list[LabeledRow]:
+        """The sentences as a corpus: token ids, with labels at each word's last token and -1 at all others.
+
+        Parameters
+        ----------
+        features
+            By name the values of morphological features that become labels too: ``{"Number": ("Sing", "Plur")}``.
+
+        Returns
+        -------
+        list
+            Of each sentence (ids, labels), as ``caseback.stream.collect`` takes them: ``pos`` is an index of
+            ``UNIVERSAL_POS``, a feature one of its values.
+        """
+        documents = []
+        for ids, mask, spans, sentence in zip(
+            self.tokens.ids, self.tokens.mask, self.spans, self.sentences, strict=True
+        ):
+            row = ids[mask].tolist()
+            labels = {name: [-1] * len(row) for name in ("pos", *(features or {}))}
+            for place, pos, own in zip(spans[:, 1].tolist(), sentence.pos, sentence.features, strict=True):
+                if pos in UNIVERSAL_POS:
+                    labels["pos"][place] = UNIVERSAL_POS.index(pos)
+                for name, values in (features or {}).items():
+                    if own.get(name) in values:
+                        labels[name][place] = values.index(own[name])
+            documents.append((row, labels))
+        return documents
 
 
 @checked

@@ -20,6 +20,7 @@ from caseback.views.page.kit.curve_svg import curve_svg
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table, signed_class, tone_key
 from caseback.views.page.page import Page
+from caseback.views.text.concepts.steering import condition_words, left_alone
 
 __all__ = ["steering_html"]
 
@@ -72,29 +73,43 @@ def _words(document: Mapping[str, Any]) -> str:
     dose, (negative, positive) = document["dose"], _classes(document)
     places = document["direction"]["places"]
     where = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
-    size = "a state's mean length" if document["unit"] == "norm" else "the distance of the two classes"
+    size = "a state's mean length" if document["unit"] == "norm" else document["direction"]["difference"]
     fine = [i for i, at in enumerate(dose["dose"]) if not _beyond(document, at) and dose["effect"][i] is not None]
     first, last = fine[0], fine[-1]
     lines = [
         f"From {negative} to {positive}, at {where}, in {visible(document['model']['name'])}: added to "
-        f"{_TOKENS[document['where']]}, where a dose of 1 is {size}. {_sentence(document['metric'])} goes from "
+        f"{_TOKENS[document['where']]}, where a dose of 1 is {size}. {_sentence(document['metric'])} "
+    ]
+    doubled = [signed(at) for at in (dose["doubles_below"], dose["doubles_above"]) if at is not None]
+    if first == last:
+        lines.append(
+            f"is {signed(dose['effect'][first])} unsteered; the perplexity of plain text doubles at "
+            f"{' and '.join(doubled)}, nearer than the least of these doses."
+        )
+    else:
+        lines.append(_rise(dose, first, last))
+        if doubled:
+            at = " and ".join(doubled)
+            lines.append(f" These are the doses before the perplexity of plain text doubles, which is at {at}.")
+        elif "perplexity" in dose:
+            lines.append(" The perplexity of plain text doubles at none of these doses.")
+    if (condition := document.get("condition")) is not None:
+        lines.append(f" {condition_words(condition)}")
+    return "".join(lines)
+
+
+def _rise(dose: Mapping[str, Any], first: int, last: int) -> str:
+    """From where to where the effect goes between two doses, and random vectors' beside it."""
+    ends = [
         f"{signed(dose['effect'][first])} at {signed(dose['dose'][first])} to {signed(dose['effect'][last])} at "
         f"{signed(dose['dose'][last])}"
     ]
     if "control_effect" in dose and None not in (dose["control_effect"][first], dose["control_effect"][last]):
-        lines.append(
-            f"; random vectors of that length, on average, from {signed(dose['control_effect'][first])} to "
+        ends.append(
+            f"random vectors of that length, on average, from {signed(dose['control_effect'][first])} to "
             f"{signed(dose['control_effect'][last])}"
         )
-    lines.append("." if dose["monotone"] else ", and turns round on the way.")
-    if "perplexity" in dose:
-        doubled = [signed(at) for at in (dose["doubles_below"], dose["doubles_above"]) if at is not None]
-        lines.append(
-            f" These are the doses before the perplexity of plain text doubles, which is at {' and '.join(doubled)}."
-            if doubled
-            else " The perplexity of plain text doubles at none of these doses."
-        )
-    return "".join(lines)
+    return f"goes from {'; '.join(ends)}{'.' if dose['monotone'] else ', and turns round on the way.'}"
 
 
 def _sentence(words: str) -> str:
@@ -146,17 +161,21 @@ def _texts(document: Mapping[str, Any]) -> str:
         "<h2>What is written</h2>",
         note(
             "Tokens are shaded by where they lie along the direction as the model without it reads the text, so it is "
-            "the words that are judged and not what was added: 0 is the mean of the unsteered texts, 1 the distance of "
-            "the classes."
+            "the words that are judged and not what was added: 0 is the mean of the unsteered texts, 1 "
+            f"{document['direction']['difference']}."
         ),
         tone_key(f"toward {negative}", f"toward {positive}", -full, full),
     ]
     names = ["unsteered", *(f"{signed(strength)}" for strength in document["strengths"])]
     order = sorted(range(len(names)), key=lambda i: 0.0 if i == 0 else document["strengths"][i - 1])
-    for row in document["continuations"]:
+    condition = document.get("condition")
+    for b, row in enumerate(document["continuations"]):
+        left = "" if condition is None or condition["met"][b] else f" ({left_alone(condition, b)})"
         cards = "".join(_text(document, names[i], i, row["read"][i], full) for i in order)
         prompt = html.escape(_shown(row["prompt"]))
-        parts.append(f"<div class='written'><p>{prompt} …</p><div class='columns'>{cards}</div></div>")
+        parts.append(
+            f"<div class='written'><p>{prompt} …{html.escape(left)}</p><div class='columns'>{cards}</div></div>"
+        )
     return "".join(parts)
 
 

@@ -23,6 +23,8 @@ def print_collection(facts: dict[str, Any], *, console: Console | None = None) -
     if facts.get("split"):
         split = f"{facts['split']:,} of {facts['documents']:,} documents are longer than a row"
         console.print(f"{split} of {facts['row_tokens']:,} tokens: they were split", highlight=False, soft_wrap=True)
+    if facts.get("without_text"):
+        console.print(f"{facts['without_text']:,} documents have no text: passed over", highlight=False)
     if facts["tables"]:
         table = Table("table", "arrays", box=None, pad_edge=False)
         for name, arrays in facts["tables"].items():

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from caseback.decode.vocabulary.lenses.lens import Lens, row_name, stream_at
 from caseback.decode.vocabulary.lenses.lens_statistics import expect_sizes, texts_of
-from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, some_of, targets_of
+from caseback.decode.vocabulary.patchscopes.patchscope_places import Cells, expect_room, targets_of
 from caseback.errors import CasebackError, EditError, OutOfRange, TargetError
 from caseback.jobs.budget import limit
 from caseback.jobs.progress import progress_bar
@@ -178,7 +178,7 @@ def patchscope(
         some = order[start : start + step]
         place = torch.tensor([p for _, p in some])
         onto_rows = torch.tensor([depths[i] if target_row is None else target_row for i, _ in some])
-        here = some_of(prompts, place)
+        here = prompts[place]
         value = torch.stack([states[i][p] for i, p in some])
         whole = [*more, *_writes(onto, value, onto_rows, written[place])]
         logits = at_least_float32(_predictions(onto, here, whole))

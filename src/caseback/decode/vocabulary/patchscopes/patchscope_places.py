@@ -76,7 +76,7 @@ def targets_of(
     """
     if target is None:
         prompts = onto.tokens([ids[mask].tolist() for ids, mask in zip(tokens.ids, tokens.mask, strict=True)])
-        prompts = some_of(prompts, cells.example)
+        prompts = prompts[cells.example]
         own = cells.position[:, None]
         return prompts, own if target_pos is None else _everywhere(prompts, target_pos)
     each = list(target) if _several(target) else [target]
@@ -89,8 +89,8 @@ def targets_of(
         places = [t.places(given[i]) for i, t in enumerate(each)]
         if len({len(p) for p in places}) > 1:
             raise CasebackError("target prompts have different numbers of placeholders: give them one at a time")
-        return some_of(given, some), torch.tensor(places)[some]
-    prompts = some_of(given, some)
+        return given[some], torch.tensor(places)[some]
+    prompts = given[some]
     return prompts, _everywhere(prompts, -1 if target_pos is None else target_pos)
 
 
@@ -113,12 +113,6 @@ def _everywhere(prompts: Tokens, target_pos: Sequence[int] | int) -> Int[Tensor,
             for b, n in enumerate(prompts.lengths.tolist())
         ]
     )
-
-
-def some_of(tokens: Tokens, which: Int[Tensor, " place"]) -> Tokens:
-    """Prompts of a batch by their numbers, any of them several times."""
-    at = which.to(tokens.ids.device)
-    return Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in which.tolist()])
 
 
 def expect_room(model: Model, prompts: Tokens, new: int, what: str) -> None:

@@ -26,7 +26,6 @@ from caseback.localize.circuits.features.places import Place, groups_of
 from caseback.localize.circuits.features.two_runs import TwoRuns
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.anatomy.sites import Site
-from caseback.model.prompts.copies import taken
 
 WHOLE = -1
 """As a slot: the node itself, not one of a head's inputs. As a downstream node: the metric."""
@@ -101,7 +100,7 @@ class EdgeFinder:
     def _into(self, targets: Int[Tensor, " row"], above: float) -> list[Edges]:
         """Edges into some nodes, each with a copy of its prompt."""
         prompts = self.entries.prompt[targets]
-        copies = taken(self.runs.tokens, prompts)
+        copies = self.runs.tokens[prompts]
         run = CutRun.of(self.runs.model, copies, self.runs.metric.of_rows(self.runs.tokens, prompts), self.runs.places)
         sites = list(groups_of(self.runs.places))
         weights: dict[Site, Tensor] = {}

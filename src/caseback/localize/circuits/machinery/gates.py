@@ -24,7 +24,6 @@ from caseback.jobs.progress import progress_bar
 from caseback.localize.circuits.machinery.circuit_runs import CircuitRuns
 from caseback.localize.circuits.machinery.cutting import Cuts
 from caseback.model.running.measure import measured
-from caseback.model.running.tokens import Tokens
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 KEEP_EVERY = 50
@@ -160,8 +159,7 @@ class Gates:
         """The loss of a soft circuit on some prompts, with its graph."""
         runs, tokens = self.runs, self.runs.tokens
         chosen = rows.tolist()
-        at = rows.to(tokens.ids.device)
-        some = Tokens(tokens.ids[at], tokens.mask[at], [tokens.text[i] for i in chosen])
+        some = tokens[rows]
         starts = [0, *tokens.lengths.cumsum(0).tolist()]
         own = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen])
         cut = runs.cut if runs.cut.ndim == 0 else runs.cut[:, own.to(runs.cut.device)]

@@ -46,9 +46,12 @@ def print_steering(document: Document, *, console: Console | None = None) -> Non
     judged = [value for value in direction["auroc"] if value is not None]
     judgement = f", AUROC {max(judged):.3f}" if judged else ""
     console.print(Text(f"{positive} less {negative} at {places}{judgement}; {_unit(document)}"))
-    for row in document["continuations"]:
+    if (condition := document.get("condition")) is not None:
+        console.print(Text(condition_words(condition)))
+    for b, row in enumerate(document["continuations"]):
         if row["unsteered"] or any(row["steered"]):
-            console.print(_continuations(row, document["strengths"]))
+            left = condition is not None and not condition["met"][b]
+            console.print(_continuations(row, document["strengths"], note=left_alone(condition, b) if left else ""))
     console.print(_doses(document))
     for line in summary(document):
         console.print(Text(line))
@@ -68,16 +71,33 @@ def summary(document: Mapping[str, Any]) -> list[str]:
     return [*lines, f"The effect {rises} up to there." if lines else f"The effect {rises} over these doses."]
 
 
+def condition_words(condition: Mapping[str, Any]) -> str:
+    """Which prompts are steered, and how well others were told apart by it, in a sentence."""
+    read = "mean" if condition["read"] == "mean" else "last state"
+    sign = "above" if condition["larger"] else "below"
+    judged = "" if condition["f1"] is None else f" (F1 {condition['f1']:.2f} on the prompts that it was chosen on)"
+    return (
+        f"Steered: prompts whose {read} at {condition['place']} has a cosine {sign} {number(condition['threshold'])}"
+        f"{judged}, {sum(condition['met'])} of {len(condition['met'])}; the curve is of these."
+    )
+
+
+def left_alone(condition: Mapping[str, Any], prompt: int) -> str:
+    """Why a prompt is not steered."""
+    return f"left alone: cosine {number(condition['similarity'][prompt])}"
+
+
 def _unit(document: Mapping[str, Any]) -> str:
-    size = "a state's mean length" if document["unit"] == "norm" else "the difference of the classes"
+    size = "a state's mean length" if document["unit"] == "norm" else document["direction"]["difference"]
     tokens = {"all": "all tokens", "prompt": "the prompt's tokens", "generated": "generated tokens"}
     return f"1 is {size}; added to {tokens[document['where']]}"
 
 
-def _continuations(row: Mapping[str, Any], strengths: list[float]) -> Table:
+def _continuations(row: Mapping[str, Any], strengths: list[float], *, note: str) -> Table:
     names = ["unsteered", *(signed(strength) for strength in strengths)]
     texts = [Text(text.strip("\n")) for text in (row["unsteered"], *row["steered"])]
-    table = Table(title=Text(row["prompt"], style="bold"), title_justify="left", show_lines=False)
+    title = Text.assemble((row["prompt"], "bold"), f" ({note})" if note else "")
+    table = Table(title=title, title_justify="left", show_lines=False)
     if len(texts) <= _BESIDE:
         for name in names:
             table.add_column(name, ratio=1)
