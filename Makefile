@@ -52,10 +52,12 @@ quick-oldest: BIN := $(OLDEST)/bin
 quick-oldest: $(OLDEST)/.dev ## the same with the oldest transformers that is supported
 	$(QUICK)
 
-lint: $(VENV)/.dev ## style, format, types, and which folder may import which
+lint: $(VENV)/.dev ## style, format, types, those of the docs' examples too, and which folder may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python docs/typed_examples.py build/examples
+	$(BIN)/pyright -p docs/typed_examples.json --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev ## rewrite the files as `make lint` wants them

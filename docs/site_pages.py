@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 
 import caseback as cb
 from caseback.reports.document import DocumentKind
+from caseback.reports.forms.schema import list_schemas, result_schema
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))  # mkdocs reads this file by its path, and knows none beside it
@@ -110,8 +111,11 @@ def documents_page() -> str:
     lines = [
         "# Documents",
         "What `--json` prints and a page is drawn from is a document: JSON that names its `kind` and `version`, says "
-        "of which model it is, and has the sections of its kind. The function that returns it says what is in each. A "
-        "section that changes its form makes a new version; new sections may come within one.",
+        "of which model it is, and has the sections of its kind. A section that changes its form makes a new version; "
+        "new keys may come within one. Each schema is JSON Schema, draft 2020-12. Maps of a model, a sweep or a lens "
+        "(`patch`, `dla`, `lens` and others) are printed as [labeled results](#labeled-results), and what only lists "
+        "things as [lists](#lists). `kind.schema()` gives a document's schema in Python, "
+        "`caseback.reports.forms.schema.result_schema()` and `list_schemas()` the others.",
     ]
     kinds: dict[str, DocumentKind] = {}
     for info in pkgutil.walk_packages(cb.reports.__path__, "caseback.reports."):
@@ -119,9 +123,17 @@ def documents_page() -> str:
             if isinstance(value, DocumentKind):
                 kinds[value.kind] = value
     for _, kind in sorted(kinds.items()):
-        schema = json.dumps(kind.schema(), indent=1, ensure_ascii=False)
-        lines += [f"## {kind.kind}", f"`{kind.function}`, version {kind.version}.", f"```json\n{schema}\n```"]
+        lines += [f"## {kind.kind}", f"`{kind.function}`, version {kind.version}.", _folded(kind.schema())]
+    lines += ["## Labeled results", "In xarray's own form, with null for what is missing.", _folded(result_schema())]
+    lines += ["## Lists"]
+    for name, schema in list_schemas().items():
+        lines += [f"### caseback {name}", _folded(schema)]
     return "\n\n".join([*lines, ""])
+
+
+def _folded(schema: dict[str, Any]) -> str:
+    text = json.dumps(schema, indent=1, ensure_ascii=False)
+    return '??? note "The schema"\n\n' + "\n".join(f"    {line}" for line in ["```json", *text.splitlines(), "```"])
 
 
 def _section(entry: str) -> str:

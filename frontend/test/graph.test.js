@@ -22,7 +22,7 @@ const DOC = {
 };
 
 test("each edge finds its heads in the columns", () => {
-  const heads = edgeHeads({ names: ["L0H1", "skip"], count: [2, null, 0, 1], head: [0, 1, 1], percent: [60, -40, 100] });
+  const heads = edgeHeads({ names: ["L0H1", "skip"], count: [2, -1, 0, 1], head: [0, 1, 1], percent: [60, -40, 100] });
   assert.deepEqual(heads, [[["L0H1", 0.6], ["skip", -0.4]], null, [], [["skip", 1]]]);
 });
 

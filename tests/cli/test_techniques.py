@@ -10,7 +10,9 @@ import typer
 import caseback
 from caseback import cli
 from caseback.errors import TargetError
+from caseback.jobs.job import Job, Plan
 from caseback.model import registry
+from caseback.model.notes import Notes
 
 pytestmark = pytest.mark.usefixtures("plain")
 
@@ -228,9 +230,16 @@ SLOW = pytest.mark.slow  # at first all of the package is imported
         pytest.param(["tasks"], marks=SLOW),
         ["--help"],
         ["jobs", "--help"],
+        ["jobs", "JOB"],
+        ["label", "NOTES"],
+        ["organisms", "list"],
     ],
 )
 def test_a_command_that_needs_no_model_does_not_wait_for_torch(tmp_path, command):
+    given = {"JOB": tmp_path / "job", "NOTES": tmp_path / "notes.json"}
+    Job.begin(given["JOB"], Plan("squares", {"power": 2}, {}, ["a", "b"]))
+    Notes(model="meadow").put("L0H1", "copies", by="a reader").save(given["NOTES"])
+    command = [str(given.get(word, word)) for word in command]
     kept = os.environ | {"CASEBACK_CACHE": str(tmp_path), "PYTHONPATH": str(Path(caseback.__file__).parents[1])}
     run = [sys.executable, "-c", f"import sys; sys.argv = ['caseback', *{command}]\nfrom caseback.cli import main\n"]
     run[-1] += "try:\n    main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"

@@ -9,9 +9,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import BROWSER, browser
-from page_data import page_data
+from page_data import page_data, with_columns
 from rich.console import Console
 from test_report import Page
 
@@ -19,6 +20,7 @@ import caseback as cb
 from caseback.reports.graph import GRAPH
 from caseback.reports.graphs.flow import flow_graph_document
 from caseback.reports.graphs.paths import strongest_paths
+from caseback.views.page.data import column
 from caseback.views.page.kinds import page_html, write_page
 from caseback.views.text.graphs.graph import print_graph
 from hostile import HOSTILE
@@ -41,6 +43,19 @@ def test_the_page_carries_the_document_and_loads_nothing():
         assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy
     assert not [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "b")]
     assert "</script><b>" not in text and not [tag for tag, attrs in page.tags if {"src", "href"} & set(attrs)]
+
+
+@pytest.mark.parametrize("digits", [3, 6])
+def test_columns_come_back_digit_for_digit(digits):
+    rng = np.random.default_rng(0)
+    values = (10.0 ** rng.uniform(-30, 30, 20_000) * rng.choice([-1, 1], 20_000)).tolist() + [0.0, 9.99999, 1.0]
+    written = column(values, digits=digits)
+    assert with_columns(written) == [float(f"{x:.{digits}g}") for x in values]
+    assert len(written["data"]) < 0.55 * len(json.dumps([float(f"{x:.{digits}g}") for x in values]))
+    for whole in ([0, -1, 127, -128], [5, 300, -300], [70_000, -70_000], list(range(1000)), []):
+        assert with_columns(column(whole)) == whole
+    assert column([2**40, 0]) == [2**40, 0] and column([1e-40, 1.0], digits=6) == [1e-40, 1.0]
+    assert with_columns(column([0.1234, 1.0], per=1000)) == [0.123, 1.0]
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FIRST_LOOK = FOLDER / "first-look.ipynb"
 
 pytestmark = pytest.mark.slow
+
+SECONDS = 600 / 11
+"""Of processor time, of each: so that all of them take no more than ten minutes."""
+
+
+def spent():
+    """Seconds of processor time of the kernels that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def executed(path):
@@ -50,7 +60,9 @@ def test_there_are_a_first_look_and_ten_tutorials():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_every_cell_that_shows_something_shows_it_small(path):
+    before = spent()
     code = [cell for cell in executed(path).cells if cell.cell_type == "code"]
+    assert spent() - before < SECONDS
     showing = [cell for cell in code if ends_in_an_expression(cell.source)]
     assert len(code) >= (10 if path == FIRST_LOOK else 6) and len(showing) >= (len(code) if path == FIRST_LOOK else 6)
     for cell in showing:

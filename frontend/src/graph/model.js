@@ -6,7 +6,7 @@ const ALWAYS = new Set(["embed", "pos_embed", "logits"]);
 /** The heads of each edge, [[name, share], …] or null, from the columns in which the page carries them. */
 export function edgeHeads({ names, count, head, percent }) {
   let at = 0;
-  return count.map((own) => (own === null ? null : Array.from({ length: own }, () => [names[head[at]], percent[at++] / 100])));
+  return count.map((own) => (own < 0 ? null : Array.from({ length: own }, () => [names[head[at]], percent[at++] / 100])));
 }
 
 /** The document's columns with, per node, its edges in and out (the heaviest first), and how strong each edge is. */

@@ -1,12 +1,13 @@
-// The document that a page carries, if any: as JSON, or gzipped where it is long.
+// The document that a page carries, if any: as JSON, or gzipped where it is long, with columns of numbers as arrays.
 
+import { withColumns } from "./columns.js";
 import { h } from "./dom.js";
 import { gunzip } from "./gzip.js";
 
 export async function pageDocument() {
   const element = document.getElementById("document");
   if (element === null) return null;
-  return element.type === "application/gzip" ? gunzip(element.textContent).json() : JSON.parse(element.textContent);
+  return withColumns(element.type === "application/gzip" ? await gunzip(element.textContent).json() : JSON.parse(element.textContent));
 }
 
 /** The document that `main` is drawn from; null where it is not there whole, which the page then says. */

@@ -12,9 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from caseback.artifacts.hub import local_file
 from caseback.artifacts.kinds import Kind, refusal
@@ -30,6 +28,9 @@ from caseback.jobs.safe_files import (
     write_tensors,
 )
 from caseback.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 _OF_ALL = ("format", "made", "checks", "caseback_version", DIGESTS, SEALED)

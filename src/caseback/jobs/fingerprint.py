@@ -5,6 +5,8 @@
 Every piece says its kind and its length, so that [[A, B], [C]] is not [[A], [B, C]], 1 is not "1", and a tensor is not
 its numbers in another dtype. Lists and tuples are the same kind; a mapping has no order. What has no content that
 could be compared is refused by name, rather than told apart by where it happens to lie in memory.
+
+A value of torch is met only where torch is imported: commands that need no model do without it.
 """
 
 from __future__ import annotations
@@ -13,17 +15,19 @@ import enum
 import functools
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from caseback.errors import CasebackError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fingerprint(value: Any, name: str = "value") -> str:
@@ -47,6 +51,7 @@ def fingerprint(value: Any, name: str = "value") -> str:
     --------
     >>> fingerprint([["a", "b"], ["c"]]) == fingerprint([["a"], ["b", "c"]])
     False
+    >>> import torch
     >>> fingerprint({"a": 1, "b": torch.ones(2)}) == fingerprint({"b": torch.ones(2), "a": 1})
     True
     """
@@ -75,6 +80,8 @@ def raw_digest(*pieces: bytes | Tensor | np.ndarray) -> str:
     >>> raw_digest(b"ab", b"c") == raw_digest(b"abc")
     True
     """
+    import torch
+
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece if isinstance(piece, bytes) else _bytes(torch.as_tensor(piece)))
@@ -116,8 +123,21 @@ def _code(code: CodeType) -> list[Any]:
 
 def _bytes(tensor: Tensor) -> Any:
     """A tensor's own bytes, without a copy where it lies on a CPU in one piece."""
+    import torch
+
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy() if len(flat) else b""
+
+
+def _of_torch(value: Any, *names: str) -> bool:
+    """Whether it is of one of these classes of torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, tuple(getattr(torch, name) for name in names))
+
+
+def _is_module(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
 
 
 class _Digest:
@@ -134,13 +154,18 @@ class _Digest:
     def add(self, value: Any, name: str) -> None:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes | PurePath | np.generic):
             self._plain(value)
-        elif isinstance(value, torch.dtype | torch.device | slice | range | CodeType):
+        elif isinstance(value, slice | range | CodeType) or _of_torch(value, "dtype", "device"):
             self._piece(type(value).__name__, repr(_code(value) if isinstance(value, CodeType) else value))
         elif isinstance(value, enum.Enum | type):
             self._piece("name", f"{getattr(value, '__module__', '')}.{value!s}")
         elif id(value) in self.inside:
             self._piece("round", str(len(self.inside) - self.inside.index(id(value))))
-        elif isinstance(value, Tensor | np.ndarray | nn.Module | FunctionType) or hasattr(value, "fingerprint_parts"):
+        elif (
+            isinstance(value, np.ndarray | FunctionType)
+            or _of_torch(value, "Tensor")
+            or _is_module(value)
+            or hasattr(value, "fingerprint_parts")
+        ):
             self._once(value, name)
         else:
             self._nested(value, name)
@@ -172,8 +197,8 @@ class _Digest:
                 raise CasebackError(f"{name} is an array of Python objects: give numbers")
             self._piece("array", f"{value.dtype.str} {value.shape}")
             self.digest.update(np.ascontiguousarray(value).tobytes())
-        elif isinstance(value, Tensor):
-            if value.is_meta or value.layout is not torch.strided or value.is_quantized:
+        elif _of_torch(value, "Tensor"):
+            if value.is_meta or str(value.layout) != "torch.strided" or value.is_quantized:
                 raise CasebackError(
                     f"{name} is a {value.layout} tensor on {value.device}: expected one with its numbers"
                 )
@@ -181,7 +206,7 @@ class _Digest:
             self.digest.update(_bytes(value))
         elif isinstance(value, FunctionType):
             self._function(value, name)
-        elif isinstance(value, nn.Module) and not hasattr(value, "fingerprint_parts"):
+        elif _is_module(value) and not hasattr(value, "fingerprint_parts"):
             self._piece("module", f"{type(value).__module__}.{type(value).__qualname__}")
             self.add(dict(value.named_parameters()), name)
             self.add(dict(value.named_buffers()), name)

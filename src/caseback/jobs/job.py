@@ -20,10 +20,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from caseback.errors import LoadError
 from caseback.jobs.claims import Claims
@@ -31,6 +30,9 @@ from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.forms import read_record
 from caseback.jobs.safe_files import read_json, read_tensors, write_json, write_tensors
 from caseback.jobs.whole_file import make_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "caseback job 1"
 _FORM = {

@@ -12,17 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from caseback.errors import LoadError
 from caseback.jobs.fingerprint import fingerprint
 from caseback.jobs.json_text import parse_json
 from caseback.jobs.text_file import read_text
 from caseback.jobs.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIGESTS, SEALED = "digests", "sealed"
 _REFUSE = "{path} cannot be read: {why}"
@@ -40,6 +41,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     ...     read_tensors(Path(folder) / "a")
     ({'x': tensor([1., 1.])}, {'kind': 'ones'})
     """
+    from safetensors.torch import save_file
+
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     texts = {**(metadata or {}), SEALED: "yes"}
     digests = {"": fingerprint(texts)} | {name: fingerprint(tensor) for name, tensor in held.items()}

@@ -56,7 +56,7 @@ def _behind_the_door(function: Callable[..., Any], label: str) -> Callable[..., 
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise ArgumentError(f"{label}: {error}") from None
+            raise ArgumentError(f"{label}: {error}{_expected(signature, str(error))}") from None
         if checks is None:
             checks = _checks(function, signature)
         for name, value in bound.arguments.items():
@@ -85,6 +85,16 @@ class _Names(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         return vars(builtins)[name] if hasattr(builtins, name) else type(name, (NotImported,), {})
+
+
+def _expected(signature: inspect.Signature, error: str) -> str:
+    """What a call with too much by position could have had."""
+    if "too many positional" not in error:
+        return ""
+    each = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    placed = ", ".join(p.name for p in each if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    named = ", ".join(f"{p.name}=" for p in each if p.kind == p.KEYWORD_ONLY)
+    return f", expected {placed or 'none'}" + (f"; by name {named}" if named else "")
 
 
 def _passed(check: Check, value: Any, call: str) -> Any:

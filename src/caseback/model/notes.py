@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from caseback.artifacts.artifact import load_json, save_json
 from caseback.artifacts.kinds import NOTES
@@ -22,8 +22,9 @@ from caseback.errors import ArgumentError, CasebackError, LoadError
 from caseback.jobs.json_text import expect_form
 from caseback.model.arguments import checked
 from caseback.model.graph.names import parse_name
-from caseback.model.graph.units import components_of
-from caseback.model.running.model import Model
+
+if TYPE_CHECKING:
+    from caseback.model.running.model import Model
 
 
 @dataclass(frozen=True, order=True)
@@ -190,6 +191,8 @@ class Notes:
         OutOfRange, UnknownSite
             For a head, neuron or layer that the model lacks.
         """
+        from caseback.model.graph.units import components_of
+
         _one("model", self.model, model.name)
         _one("dictionary", self.dictionary, dictionary)
         for note in self:

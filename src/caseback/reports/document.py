@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from caseback.errors import CasebackError
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked as checked  # for views too, which import no model
+from caseback.reports.forms.schema import DRAFT, form_of, json_schema
 
 __all__ = ["DocumentKind", "check_finite", "expect_kind"]
 
@@ -134,9 +135,9 @@ class DocumentKind:
                 self.lengths(document)
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema (draft 2020-12) of this kind's documents: what identifies them, and the sections they have.
+        """The JSON schema (draft 2020-12) of this kind's documents: what identifies them, and what is in each section.
 
-        What is in a section, the function that returns the document says.
+        Of a kind that another package adds, the sections' names alone.
 
         Examples
         --------
@@ -146,12 +147,15 @@ class DocumentKind:
         """
         model = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         own = {"kind": {"const": self.kind}, "version": {"const": self.version}, "model": model}
+        form = form_of(self.kind.rpartition(".")[2]) if self.kind.startswith("caseback.") else None
+        inner = json_schema(form or {name: "any" for name in self.sections})
+        required = dict.fromkeys([*own, *self.sections, *inner["required"]])
         return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$schema": DRAFT,
             "title": f"{self.noun}, as {self.function} returns it",
             "type": "object",
-            "properties": {**own, **{name: True for name in self.sections}},
-            "required": [*own, *self.sections],
+            "properties": {**own, **inner["properties"]},
+            "required": list(required),
         }
 
     @contextmanager

@@ -164,7 +164,7 @@ def circuit(
         save_attribution_graph(as_graph, graph)
     answer(
         output,
-        {key: value for key, value in document.items() if key not in ("readings", "patterns")},
+        document,
         text=lambda: print_circuit(document),
         page=lambda path: write_page(document, path),
     )

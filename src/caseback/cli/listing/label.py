@@ -48,15 +48,16 @@ def label(
         raise BadParameter("whose features? name the dictionary", param_hint="--dictionary")
     if force.force and dictionary is None:
         raise BadParameter("it reads --dictionary of a model of another name: give one", param_hint="--force")
-    with quiet():
-        from caseback.model.notes import Notes
-        from caseback.views.text.listings.notes import print_notes
+    from caseback.model.notes import Notes
+    from caseback.views.text.listings.notes import print_notes
 
-        notes = Notes.load(file) if os.path.exists(file) or unit is None else Notes()
-        before = notes
-        if unit is not None or merge is not None or export is not None:
+    if unit is None and merge is None and export is None:
+        notes = Notes.load(file)
+    else:
+        with quiet():
             from caseback.decode.dictionaries import dictionary_digest, load
 
+            notes = before = Notes.load(file) if os.path.exists(file) or unit is None else Notes()
             model = model_of(of)
             features = None if dictionary is None else load(dictionary, model=model, force=force.force)
             digest = "" if features is None else dictionary_digest(features)
@@ -71,7 +72,7 @@ def label(
                 _export(notes, features, model.name, export)
             if notes != before:
                 notes.save(file)
-        shown = {"model": notes.model, "dictionary": notes.dictionary, "notes": [vars(one) for one in notes]}
+    shown = {"model": notes.model, "dictionary": notes.dictionary, "notes": [vars(one) for one in notes]}
     answer(output, shown, text=lambda: print_notes(shown))
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,29 +28,38 @@ def _options(context: typer.Context) -> None:
 
 
 @organisms.command("list")
-def list_() -> None:
+@with_options
+def list_(output: Json = Json()) -> None:
     """List the bundled models, one a line: name, shape, size, whether it can be trained again."""
     from caseback.organisms import bundled, path
+
+    rows = [_facts(name, path(name)) for name in bundled()]
+
+    def text() -> None:
+        for row in rows:
+            again = f"  ({row['train']})" if row["train"] else ""
+            shape = f"{row['layers']} layers x {row['heads']} heads, {row['width']} wide"
+            typer.echo(f"{row['name']:12} {shape}, vocabulary {row['vocabulary']}, {row['bytes'] / 1e6:.1f} MB{again}")
+
+    answer(output, rows, text=text)
+
+
+def _facts(name: str, folder: Path) -> dict[str, Any]:
+    """A bundled model's shape and size, and the command that trains it again, if any."""
     from caseback.organisms.trainers import TRAINERS
 
-    for name in bundled():
-        folder = path(name)
-        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        layers, heads, width, vocabulary = (
-            next((shape[key] for key in keys if key in shape), "?")
-            for keys in (
-                ("n_layer", "num_hidden_layers"),
-                ("n_head", "num_attention_heads"),
-                ("n_embd", "hidden_size"),
-                ("vocab_size",),
-            )
-        )
-        size = sum(file.stat().st_size for file in folder.iterdir() if os.path.isfile(file)) / 1e6
-        organism, _, seed = name.partition("_")
-        again = f"  (caseback organisms train {organism}{seed and f' --seed {seed}'})" if organism in TRAINERS else ""
-        typer.echo(
-            f"{name:12} {layers} layers x {heads} heads, {width} wide, vocabulary {vocabulary}, {size:.1f} MB{again}"
-        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    keys = {
+        "layers": ("n_layer", "num_hidden_layers"),
+        "heads": ("n_head", "num_attention_heads"),
+        "width": ("n_embd", "hidden_size"),
+        "vocabulary": ("vocab_size",),
+    }
+    shape = {fact: next((config[key] for key in own if key in config), None) for fact, own in keys.items()}
+    organism, _, seed = name.partition("_")
+    train = f"caseback organisms train {organism}{seed and f' --seed {seed}'}" if organism in TRAINERS else None
+    size = sum(file.stat().st_size for file in folder.iterdir() if os.path.isfile(file))
+    return {"name": name, **shape, "bytes": size, "train": train}
 
 
 @organisms.command("path")

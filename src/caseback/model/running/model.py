@@ -22,7 +22,7 @@ from caseback.model.anatomy.context import stretched_after
 from caseback.model.anatomy.identity import identity_of
 from caseback.model.arguments import checked
 from caseback.model.backward.rules import Rules
-from caseback.model.display import Displayed
+from caseback.model.names_elsewhere import NamedElsewhere
 from caseback.model.results import labelled
 from caseback.model.running.answer_metrics import Answer, answer_ids
 from caseback.model.running.edits import Edit, check, listed
@@ -35,7 +35,7 @@ from caseback.model.sweeping.recheck import rechecked
 from caseback.model.sweeping.sweep import sweep
 
 
-class Model(Displayed):
+class Model(NamedElsewhere):
     """A Hugging Face causal LM and its anatomy. Make one with ``cb.load``.
 
     Attributes

@@ -15,14 +15,15 @@ import random
 from collections.abc import Sequence
 
 from caseback.errors import CasebackError, TokensError, did_you_mean
-from caseback.tasks.facts import RELATIONS, SERIES, Facts
+from caseback.tasks.facts import RELATIONS, SERIES
 from caseback.tasks.prompts import Pair
 from caseback.tasks.task import Fillers, Task, another
 from caseback.tasks.text import fill
 
-FUNCTIONS: dict[str, Facts] = {
-    "antonym": RELATIONS["opposite"].facts,
-    **{name: RELATIONS[name].facts for name in ("capital", "language", "continent", "plural", "past", "first_letter")},
+_RELATIONS = ("capital", "language", "continent", "plural", "past", "first_letter")
+FUNCTIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "antonym": tuple((x, y) for x, y in RELATIONS["opposite"].facts),
+    **{name: tuple((x, y) for x, y in RELATIONS[name].facts) for name in _RELATIONS},
     "next": tuple(pair for members, _ in SERIES.values() for pair in zip(members, members[1:], strict=False)),
 }
 STYLES = ("{x}: {y}\n", "{x}: {y}, ", "{x} -> {y}\n", "{x} = {y}, ", "Q: {x}\nA: {y}\n\n")

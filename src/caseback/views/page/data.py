@@ -2,7 +2,7 @@
 
 Nothing that a page shows is lost: token texts get their visible form beside them, so that scripts need no second copy
 of those rules; an attention pattern of n² numbers becomes 16-bit integers, round(65535 · attention), gzipped, in
-base64; floats keep six significant digits.
+base64; floats keep six significant digits; a long column of numbers becomes bytes, `column`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from caseback.errors import CasebackError
 from caseback.reports.document import checked, drawn_from
 from caseback.reports.tokens_text import visible
 
-__all__ = ["embedded", "embedded_json", "packed", "rounded", "with_visible"]
+__all__ = ["column", "embedded", "embedded_json", "packed", "rounded", "with_visible"]
 
 _DIGITS = 6
 _PATTERN_SCALE = 65535
@@ -78,6 +79,59 @@ def packed(pattern: np.ndarray | None) -> dict[str, Any] | None:
 
 
 @checked
+def column(values: Sequence[float], *, digits: int | None = None, per: int = 1) -> Any:
+    """A column of numbers as bytes, of which its script makes the same numbers.
+
+    Integers are written as their differences where that is smaller, in as few bytes as hold them. Floats are float32
+    whose last bits are zero, as many as can be while rounding to the digits gives them back: about 22 - d log2 10 of d
+    digits. All first bytes stand before all second bytes, so that bytes that are alike stand together, gzipped,
+    in base64.
+
+    Parameters
+    ----------
+    values
+        [rows], finite: floats with ``digits``; else what is written as integers.
+    digits
+        Significant decimal digits, at most 6; None for integers.
+    per
+        Without ``digits``: the integers are ``round(per * value)``.
+
+    Returns
+    -------
+    dict or list
+        ``column``, the kind of number, ``data``, and ``digits``, or ``per`` and ``differences``; the rounded values
+        where bytes would not give them back.
+
+    Examples
+    --------
+    >>> column([3, 4, 5, 6])["column"]
+    'i1'
+    >>> column([1e300, 0.5], digits=6)
+    [1e+300, 0.5]
+    """
+    if digits is not None:
+        return _floats([float(f"{x:.{digits}g}") for x in values], digits)
+    whole = np.asarray([round(per * x) for x in values], dtype=np.int64)
+    ways = {False: whole, True: np.diff(whole, prepend=0)}
+    kinds = {way: _smallest(numbers) for way, numbers in ways.items()}
+    if None in kinds.values():
+        return [x / per for x in whole.tolist()] if per != 1 else whole.tolist()
+    zipped = {way: _planes(numbers.astype(f"<{kinds[way]}")) for way, numbers in ways.items()}
+    way = min(zipped, key=lambda way: len(zipped[way]))
+    return {"column": kinds[way], "per": per, "differences": way, "data": zipped[way]}
+
+
+def _floats(given: list[float], digits: int) -> Any:
+    with np.errstate(over="ignore"):
+        bits = np.asarray(given, dtype="<f4").view("<u4").astype(np.int64)
+    for dropped in range(23 - math.ceil(digits * math.log2(10)), -1, -1):
+        shorter = ((bits + (1 << dropped >> 1)) >> dropped << dropped).astype("<u4").view("<f4")
+        if [float(f"{x:.{digits}g}") for x in shorter.astype(np.float64).tolist()] == given:
+            return {"column": "f4", "digits": digits, "data": _planes(shorter)}
+    return given
+
+
+@checked
 def rounded(value: Any) -> Any:
     """Plain data whose floats keep six significant digits."""
     if isinstance(value, float):
@@ -87,6 +141,16 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return value
+
+
+def _smallest(numbers: np.ndarray) -> str | None:
+    """The smallest kind of integer that holds these; None where four bytes do not."""
+    kinds = ("i1", "i2", "i4")
+    return next((kind for kind in kinds if np.array_equal(numbers.astype(kind), numbers)), None)
+
+
+def _planes(numbers: np.ndarray) -> str:
+    return _zipped(numbers.view(np.uint8).reshape(-1, numbers.itemsize).T.tobytes())
 
 
 def _zipped(raw: bytes) -> str:

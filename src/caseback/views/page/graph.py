@@ -10,7 +10,7 @@ from caseback.reports.graph import GRAPH
 from caseback.reports.graphs.paths import effects, strongest_paths
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
-from caseback.views.page.data import rounded
+from caseback.views.page.data import column, rounded
 from caseback.views.page.kit.tables import table
 from caseback.views.page.page import Page
 
@@ -40,25 +40,30 @@ def _texts(document: Mapping[str, Any]) -> Iterator[str]:
 def _data(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as the script reads it: also how nodes bear on the targets, and texts that must be made visible.
 
-    Edges are most of a graph: their shares, which sliders compare, have three digits, their heads whole percentages.
-    Texts in which spaces alone are marked are left to the script.
+    Edges are most of a graph, so that their columns are bytes: weights of six digits, shares, which sliders compare, in
+    thousandths, and heads in whole percentages. Texts in which spaces alone are marked are left to the script.
     """
     seen = {text: visible(text) for text in dict.fromkeys(_texts(document)) if text}
     shown = {text: marked for text, marked in seen.items() if marked != text.replace(" ", _SPACE)}
     given = document["edges"]
-    edges = {**given, "share": [float(f"{x:.3g}") for x in given["share"]], "heads": _heads(given["heads"])}
+    edges = {
+        **{name: column(given[name]) for name in ("source", "target")},
+        "weight": column(given["weight"], digits=6),
+        "share": column(given["share"], per=1000),
+        "heads": _heads(given["heads"]),
+    }
     return rounded({**document, "edges": edges} | {"effects": effects(document), "visible": shown})
 
 
-def _heads(heads: Sequence[Sequence[tuple[str, float]] | None]) -> dict[str, list[Any]]:
-    """The heads of all edges as columns: how many each edge has (None: no attention), which, and their percentages."""
+def _heads(heads: Sequence[Sequence[tuple[str, float]] | None]) -> dict[str, Any]:
+    """The heads of all edges as columns: how many each edge has (-1: no attention), which, and their percentages."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(name for own in heads for name, _ in own or ()))}
     shown = [own and [(name, round(100 * share)) for name, share in own if round(100 * share)] for own in heads]
     return {
         "names": list(numbers),
-        "count": [None if own is None else len(own) for own in shown],
-        "head": [numbers[name] for own in shown for name, _ in own or ()],
-        "percent": [share for own in shown for _, share in own or ()],
+        "count": column([-1 if own is None else len(own) for own in shown]),
+        "head": column([numbers[name] for own in shown for name, _ in own or ()]),
+        "percent": column([share for own in shown for _, share in own or ()]),
     }
 
 
