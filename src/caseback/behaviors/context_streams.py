@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from caseback import lexicon
-from caseback.behaviors.synthetic import FOLDS, Labeled
+from caseback.behaviors.synthetic import FOLDS
 from caseback.errors import TokensError
 from caseback.model.running.model import Model
 from caseback.stream.packing import front_of
+from caseback.tasks.prompts import LabeledRow
 from caseback.tasks.standard.needle import HAY
 
 PEOPLE, OPTIONS, HAY_EACH = 3, 4, 2
@@ -68,7 +69,7 @@ class Prompt:
             elif part:
                 self.ids += tokens_of(self.model, part)
 
-    def labeled(self, labels: Mapping[str, Mapping[int, int]]) -> Labeled:
+    def labeled(self, labels: Mapping[str, Mapping[int, int]]) -> LabeledRow:
         """The row, with labels by name that say of some places which one they mean."""
         return self.ids, {name: [own.get(i, -1) for i in range(len(self.ids))] for name, own in labels.items()}
 
@@ -120,10 +121,10 @@ def people(model: Model, rng: np.random.Generator, extra: int = 1) -> tuple[list
     return rng.choice(names, PEOPLE + extra, replace=False).tolist(), rng.choice(words, PEOPLE, replace=False).tolist()
 
 
-def questions(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def questions(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """Half of the rows ask for one of the people that were named, half for another."""
 
-    def draw(rng: np.random.Generator) -> list[Labeled]:
+    def draw(rng: np.random.Generator) -> list[LabeledRow]:
         names, words = people(model, rng)
         order = int(rng.integers(2**31))
         drawn = []
@@ -138,11 +139,11 @@ def questions(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
     return _folds(draw, rows, seed)
 
 
-def options(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def options(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """Half of the rows ask for one of the listed words by its class, half for none of them."""
     classes = single_classes(model)
 
-    def draw(rng: np.random.Generator) -> list[Labeled]:
+    def draw(rng: np.random.Generator) -> list[LabeledRow]:
         kinds, items = some_options(classes, rng)
         right = int(rng.integers(OPTIONS))
         drawn = []
@@ -190,11 +191,11 @@ def choice(model: Model, items: Sequence[int], kind: str | None) -> Prompt:
     return prompt
 
 
-def bound(model: Model, rows: int, seed: int) -> list[list[Labeled]]:
+def bound(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
     """Half of the rows say who has each thing, half only that it is there."""
     names, things = single(model, lexicon.WIDE_NAMES, 2 * PEOPLE), single(model, lexicon.WIDE_THINGS)
 
-    def draw(rng: np.random.Generator) -> list[Labeled]:
+    def draw(rng: np.random.Generator) -> list[LabeledRow]:
         who, what = rng.choice(names, 2 * PEOPLE, replace=False), rng.choice(things, PEOPLE, replace=False)
         ways = rng.integers(0, len(OWNERS), PEOPLE)
         drawn = []
@@ -219,14 +220,14 @@ def _both(labels: Mapping[str, Mapping[int, int]], null: bool) -> dict[str, Mapp
     return {f"{name}{end}": own if bool(end) == null else {} for name, own in labels.items() for end in ("", "_null")}
 
 
-def _folds(draw: Callable[[np.random.Generator], list[Labeled]], rows: int, seed: int) -> list[list[Labeled]]:
+def _folds(draw: Callable[[np.random.Generator], list[LabeledRow]], rows: int, seed: int) -> list[list[LabeledRow]]:
     """Pairs of an asking and a null prompt, dealt to folds."""
     rng = np.random.default_rng(seed)
     pairs = [draw(rng) for _ in range(max(FOLDS, rows // 2))]
     return [[row for pair in pairs[fold::FOLDS] for row in pair] for fold in range(FOLDS)]
 
 
-IN_CONTEXT: dict[str, Callable[[Model, int, int], list[list[Labeled]]]] = {
+IN_CONTEXT: dict[str, Callable[[Model, int, int], list[list[LabeledRow]]]] = {
     "questions": questions,
     "options": options,
     "bound": bound,
