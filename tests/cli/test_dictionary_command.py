@@ -280,7 +280,7 @@ def test_dictionaries_of_several_sources_are_measured_target_by_target(capsys, c
     assert sum(shared["kinds"].values()) == 64 and shared["exclusive"] >= 0
     assert "latent scaling" in page.read_text(encoding="utf-8") and "latent scaling" in answered(capsys, *asked)
 
-    both = ["--site", "resid_post:1", "--architecture", "topk_crosscoder", "--other", "meadow"]
+    both = ["--site", "resid_post:1", "--architecture", "topk_crosscoder", "--other-model", "meadow"]
     copy = tmp_path / "chat"
     load_model("meadow").hf.save_pretrained(copy)
     load_model("meadow").tokenizer.save_pretrained(copy)
@@ -292,9 +292,9 @@ def test_dictionaries_of_several_sources_are_measured_target_by_target(capsys, c
     assert one["sources"] == ["meadow:resid_post.1", f"{name}:resid_post.1"]
     asked = ["eval", str(corpus), str(tmp_path / "two"), "--rows", "4"]
     assert "is of two models" in refused(capsys, *asked)
-    rows = json.loads(answered(capsys, *asked, "--other", str(copy), "--json"))["rows"]
+    rows = json.loads(answered(capsys, *asked, "--other-model", str(copy), "--json"))["rows"]
     assert [row["site"] for row in rows if row["kind"] == "trained"] == one["sources"]
     assert rows[0]["ce_increase"] == pytest.approx(rows[1]["ce_increase"], rel=1e-4)
     assert "no + and no --target" in refused(
-        capsys, "train", str(corpus), *cross, *options, "--other", str(copy), "--store", str(tmp_path / "x")
+        capsys, "train", str(corpus), *cross, *options, "--other-model", str(copy), "--store", str(tmp_path / "x")
     )

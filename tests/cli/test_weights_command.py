@@ -96,7 +96,7 @@ def numbers(data):
         (["--layer", "0", "--head", "99"], "head 99"),
         (["--layer", "99", "--head", "0"], "99"),
         (["--layer", "0", "--head", "0", "--top", "0"], "at least 1"),
-        (["--layer", "0", "--head", "0", "--dictionary", "somewhere"], "give --find WORD"),
+        (["--layer", "0", "--head", "0", "--dictionaries", "somewhere"], "give --find WORD"),
         (["--layer", "0", "--head", "0", "--html", "no/where.html"], "there is no folder"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_word_is_looked_for_in_dictionaries_too(capsys, tmp_path):
     for layer in (0, 1):
         facts = Facts(site=f"resid_post.{layer}", model="meadow")
         save(TopK(160, 40, k=2, facts=facts, seed=layer), tmp_path / str(layer))
-    given = [part for layer in (0, 1) for part in ("--dictionary", str(tmp_path / str(layer)))]
+    given = [part for layer in (0, 1) for part in ("--dictionaries", str(tmp_path / str(layer)))]
     status, out, _ = answer(capsys, "--find", " Mary", "--top", "12", *given)
     assert status == 0 and "features that write" in out and "F" in out
     status, out, _ = answer(capsys, "--find", " Mary", "--top", "12", *given, "--json")

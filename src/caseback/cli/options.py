@@ -180,6 +180,12 @@ class Columns(Group):
     ] = None
 
 
+class OtherModel(Group):
+    """A second model."""
+
+    other_model: Annotated[str | None, Option(help="Another model of the same tokenizer.", show_default=False)] = None
+
+
 class Toward(Group):
     """Which of two labels a direction points to."""
 

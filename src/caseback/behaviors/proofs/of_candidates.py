@@ -8,6 +8,7 @@ the next one may have the time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -169,7 +170,7 @@ class Proofs:
 
     def _finished(self, called: str, units: Units) -> Outcomes | None:
         """The outcomes that the folder has of the same experiment; None where there are none, or they are damaged."""
-        if self.folder is None or not self._path(called).is_file():
+        if self.folder is None or not os.path.isfile(self._path(called)):
             return None
         try:
             data = read_json(self._path(called))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.dictionaries.shared_options import Force, Other
+from caseback.cli.dictionaries.shared_options import Force, SecondModel
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import MaxLength, OfModel, Output, Seed
 from caseback.cli.with_options import with_options
@@ -22,7 +22,7 @@ def evaluate(
         list[Path], Argument(help="Dictionaries: files or folders of any layout.", show_default=False)
     ],
     of: OfModel = OfModel(),
-    other: Other = Other().worded(other="The second model of crosscoders of two."),
+    other: SecondModel = SecondModel().worded(other_model="The second model of crosscoders of two."),
     rows: Annotated[int, Option(min=1, help="Rows of the corpus that are measured.")] = 200,
     frozen: Annotated[
         bool, Option("--frozen", help="Also train encoders on random decoders that stay as they are, beside each.")

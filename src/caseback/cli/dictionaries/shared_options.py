@@ -12,7 +12,7 @@ from typer import Option
 from caseback.cli.group import Group
 from caseback.cli.inputs import names_in, numbers
 from caseback.cli.loading import model_of
-from caseback.cli.options import OfModel
+from caseback.cli.options import OfModel, OtherModel
 from caseback.errors import CasebackError
 
 
@@ -70,18 +70,14 @@ class NotesFile(Group):
     notes: Annotated[Path | None, Option(help="A file of people's notes, as caseback label writes it.")] = None
 
 
-class Other(Group):
+class SecondModel(OtherModel):
     """The second model of crosscoders of two."""
-
-    other: Annotated[
-        str | None, Option(help="A second model with the same tokens: crosscoders are of --site in both.")
-    ] = None
 
     def beside(self, first: Any) -> dict[str, Any] | None:
         """Both models by name, where there is a second."""
-        if self.other is None:
+        if self.other_model is None:
             return None
-        second = model_of(OfModel(model=self.other))
+        second = model_of(OfModel(model=self.other_model))
         if second.name == first.name:
             raise CasebackError(f"both models are called {first.name!r}: give copies in folders of other names")
         return {first.name: first, second.name: second}
@@ -121,7 +117,7 @@ class Where(Group):
         if models:
             if self.target is not None or any("+" in site for site in sites):
                 raise CasebackError(
-                    "with --other a crosscoder reads one --site in both models: give no + and no --target"
+                    "with --other-model a crosscoder reads one --site in both models: give no + and no --target"
                 )
             return [(site, [f"{name}:{site}" for name in models], None) for site in sites]
         split = lambda text: text.split("+") if "+" in text else text  # noqa: E731

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from caseback.cli.answer import answer, say_written
-from caseback.cli.dictionaries.shared_options import Other, Schedule, Sparsity, Where
+from caseback.cli.dictionaries.shared_options import Schedule, SecondModel, Sparsity, Where
 from caseback.cli.inputs import names_in
 from caseback.cli.loading import model_of, quiet
 from caseback.cli.options import OfModel, Output, Seed, Stored
@@ -24,7 +24,9 @@ def train(
     ],
     of: OfModel = OfModel(),
     where: Where = Where(),
-    other: Other = Other(),
+    other: SecondModel = SecondModel().worded(
+        other_model="A second model with the same tokens: crosscoders are of --site in both."
+    ),
     architecture: Annotated[
         str, Option(help="batch_topk, topk, jump_relu, standard, switch, group_topk, …; several parted by commas.")
     ] = "batch_topk",
@@ -73,10 +75,10 @@ def train(
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.training import print_training
 
-        first = None if other.other is None else model_of(of)
+        first = None if other.other_model is None else model_of(of)
         models = None if first is None else other.beside(first)
         if models is not None and end_to_end:
-            raise CasebackError("--end-to-end is through one model: leave out --other")
+            raise CasebackError("--end-to-end is through one model: leave out --other-model")
         names = names_in(architecture)
         sparsity.expect_used([architecture_of(name).options for name in names])
         recipes = [

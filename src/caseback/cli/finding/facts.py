@@ -17,7 +17,7 @@ def facts(
     of: OfModel = OfModel(),
     sample: Sample = Sample(count=20).worded(count="How many facts are drawn."),
     window: Window = Window().worded(window="Layers cut together; by default 9 of 48, as Geva et al. have it."),
-    other: Annotated[
+    other_relation: Annotated[
         str | None,
         Option(help="Another relation of the same subjects, as for --relation: what heads say of the first there."),
     ] = None,
@@ -26,13 +26,17 @@ def facts(
         Option("--map", min=2, help="Fit the relation's affine map to so many of the facts, and judge it on others."),
     ] = None,
     demonstrations: Annotated[
-        bool, Option("--demonstrations/--bare", help="With --map: other facts stand before each prompt, as published.")
+        bool,
+        Option(
+            "--demonstrations/--no-demonstrations",
+            help="With --map: other facts stand before each prompt, as published.",
+        ),
     ] = True,
     output: Output = Output(),
 ) -> None:
     """How facts are recalled: what the answer hangs on, which layers and heads fetch it, and whether one map does."""
     if not demonstrations and examples is None:
-        raise CasebackError("--bare is of the map that --map asks for")
+        raise CasebackError("--no-demonstrations is of the map that --map asks for")
     with quiet():
         from caseback.behaviors import additive_recall, fact_flow, relation_map
         from caseback.behaviors.facts.additive_recall import LEAST
@@ -42,12 +46,12 @@ def facts(
 
         drawn = drawn_facts(relation.relation, count=sample.count, seed=sample.seed)
         one = len({fact.prompt for fact in drawn}) == 1
-        if not one and (examples is not None or other is not None):
-            raise CasebackError("--map and --other are of one relation, and these facts have prompts of several")
+        if not one and (examples is not None or other_relation is not None):
+            raise CasebackError("--map and --other-relation are of one relation, these facts of several")
         model = model_of(of)
         flow = fact_flow(model, drawn, window=window.window, seed=sample.seed, progress=True)
         known = int((flow["rank"] == 1).sum()) if one else 0
-        beside = None if other is None else drawn_facts(other)
+        beside = None if other_relation is None else drawn_facts(other_relation)
         votes = additive_recall(model, drawn, other=beside, seed=sample.seed) if known >= LEAST else None
         fitted = None
         if examples is not None:

@@ -7,7 +7,20 @@ from typer import Argument, Option
 from caseback.cli.answer import answer
 from caseback.cli.inputs import as_text, found_counterfactual, measure, numbers, prompt_of, token_in
 from caseback.cli.loading import model_of, quiet
-from caseback.cli.options import By, HeadPlaces, Ids, Measured, OfModel, Output, Resume, Site, Top, Units, Window
+from caseback.cli.options import (
+    By,
+    HeadPlaces,
+    Ids,
+    Measured,
+    OfModel,
+    OtherModel,
+    Output,
+    Resume,
+    Site,
+    Top,
+    Units,
+    Window,
+)
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
 
@@ -28,14 +41,10 @@ def patch(
     places: HeadPlaces = HeadPlaces(),
     units: Units = Units(),
     direction: Annotated[str, Option(help="denoising (clean into corrupt) or noising.")] = "denoising",
-    other_model: Annotated[
-        str | None,
-        Option(
-            help="Another model of the same tokenizer, such as a fine-tuned one: its parts are put into this model's "
-            "pass on the same prompt.",
-            show_default=False,
-        ),
-    ] = None,
+    beside: OtherModel = OtherModel().worded(
+        other_model="Another model of the same tokenizer, such as a fine-tuned one: its parts are put into this "
+        "model's pass on the same prompt."
+    ),
     window: Window = Window(1),
     top: Top = Top(10),
     ids: Ids = Ids(),
@@ -45,6 +54,7 @@ def patch(
     """Patch parts of one run into another: a map of what each brings back (or takes away)."""
     assert window.window is not None
     given = prompt_of(clean, ids.ids)
+    other_model = beside.other_model
     if other_model is not None and (corrupt is not None or direction != "denoising"):
         raise CasebackError(
             "--other-model patches one prompt, the other model's pass into this one's: leave out the "

@@ -1,12 +1,11 @@
 """`caseback weights`: what a neuron or a head reads and writes, as words."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
+from caseback.cli.dictionaries.shared_options import Dictionaries
 from caseback.cli.loading import quiet
 from caseback.cli.options import ModelFiles, OneUnit, Output, Top
 from caseback.cli.with_options import with_options
@@ -29,10 +28,9 @@ def weights(
         str | None,
         Option(help="A word, one token: which neurons and heads of all layers write or read it, in place of a unit."),
     ] = None,
-    dictionary: Annotated[
-        list[Path] | None,
-        Option(help="With --find: a dictionary whose features are looked through too; may be given again."),
-    ] = None,
+    features: Dictionaries = Dictionaries().worded(
+        dictionaries="With --find: a dictionary whose features are looked through too; give it again for each."
+    ),
     top: Top = Top(10).worded(top="How many tokens, pairs or singular vectors."),
     words: Annotated[int, Option(min=1, help="How many tokens a row, where a row is a direction.")] = 6,
     svd: Annotated[bool, Option("--svd", help="Read the singular vectors of the matrix.")] = False,
@@ -49,12 +47,13 @@ def weights(
             top.top,
             folded,
             output,
-            dictionary or [],
+            features,
             alone=(head, neuron, layer, expert, matrix, svd or None, output.html),
         )
         return
-    if dictionary:
-        raise CasebackError("--dictionary is looked through for a word: give --find WORD with it")
+    features.expect_forced()
+    if features.dictionaries:
+        raise CasebackError("--dictionaries are looked through for a word: give --find WORD with it")
     if layer is None:
         raise CasebackError("--layer says whose weights: expected it, or --find WORD for the units of all layers")
     if head is not None and neuron is not None:
@@ -100,7 +99,7 @@ def _find(
     top: int,
     folded: bool,
     output: Output,
-    dictionaries: Sequence[Path],
+    features: Dictionaries,
     *,
     alone: tuple[Any, ...],
 ) -> None:
@@ -114,6 +113,8 @@ def _find(
         from caseback.views.text.weight_words import print_weights
 
         loaded = load(model, **files.how)
-        of_features = [load_dictionary(path, model=loaded) for path in dictionaries]
-        result = units_of_word(loaded, word, dictionaries=of_features, k=top, folded=folded)
+        dictionaries = [
+            load_dictionary(path, model=loaded, force=features.force) for path in features.dictionaries or ()
+        ]
+        result = units_of_word(loaded, word, dictionaries=dictionaries, k=top, folded=folded)
     answer(output, result, text=lambda: print_weights(result, top=top))

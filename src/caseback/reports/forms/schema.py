@@ -14,12 +14,13 @@ An object may have other keys too: those come within a version, and a change of 
 
 from __future__ import annotations
 
-import json
+import os
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any
 
 from caseback.errors import CasebackError
+from caseback.jobs.json_text import parse_json
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.arguments import checked
 
@@ -78,8 +79,8 @@ def form_of(name: str) -> Any:
     >>> form_of("result")["dims"], form_of("nothing of this name")
     ({'*': 'integer'}, None)
     """
-    file = files("caseback.reports.forms") / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    file = Path(__file__).parent / f"{name}.json"
+    return parse_json(file.read_text(encoding="utf-8")) if os.path.isfile(file) else None
 
 
 def result_schema() -> dict[str, Any]:
