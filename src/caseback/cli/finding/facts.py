@@ -28,7 +28,6 @@ def facts(
     demonstrations: Annotated[
         bool,
         Option(
-            "--demonstrations/--no-demonstrations",
             help="With --map: other facts stand before each prompt, as published.",
         ),
     ] = True,
