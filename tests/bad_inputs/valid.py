@@ -273,6 +273,11 @@ class Valid:
             "load_tensor_directions": {"path": room / "vector.pt", "allow_pickle": True, "layer": 0},
             "load_pyreft": {"folder": loreft_folder(room / "loreft"), "allow_pickle": True},
             "labeled_texts.labeled_texts": {"path": room / "labeled.csv"},
+            "steering.find_when": {
+                "texts": [text for noun in "abcd" for text in (f"the {noun} ran", f"7 + {noun} =")],
+                "labels": ["text", "sum"] * 4,
+                "groups": None,
+            },
             "LabeledTexts": {"texts": [TEXT, OTHER], "labels": ["she", "he"]},
             "load_edits": {"path": room / "edits.safetensors"},
             "push": {"path": room / "edits.safetensors", "address": "hf://ours/things", "dry_run": True},

@@ -27,9 +27,7 @@ def facts(
     ] = None,
     demonstrations: Annotated[
         bool,
-        Option(
-            help="With --map: other facts stand before each prompt, as published.",
-        ),
+        Option(help="With --map: other facts stand before each prompt, as published."),
     ] = True,
     output: Output = Output(),
 ) -> None:

@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import xarray as xr
 
 from caseback.decode.directions import Directions, find_directions
+from caseback.decode.probes.splits import numbered, two_classes
 from caseback.decode.states import read_means, read_states, sites_of
 from caseback.decode.steering import Condition, dose_response, find_condition
 from caseback.decode.steering.dose import STRENGTHS
@@ -193,8 +195,9 @@ def steering_document(
     )
 
 
+@checked
 def find_when(
-    model: Model, texts: Sequence[str], labels: Sequence[Any], groups: Sequence[Any] | None, label: Any = None
+    model: Model, texts: Sequence[str], labels: Sequence[Any], groups: Sequence[Any] | None = None, label: Any = None
 ) -> Condition:
     """A condition that prompts like those of one label meet: directions of one half, thresholds of the other.
 
@@ -214,14 +217,15 @@ def find_when(
     CasebackError
         As ``find_directions`` and ``find_condition``, for one of the halves.
     """
-    of = list(range(len(texts)) if groups is None else groups)
-    half: dict[Any, int] = {}
-    counts: Counter[Any] = Counter()
-    for own, group in zip(labels, of, strict=True):
+    _, own = two_classes(labels, len(texts), label)
+    of = np.arange(len(texts)) if groups is None else numbered(groups, "groups", len(texts))[1]
+    half: dict[int, int] = {}
+    counts: Counter[int] = Counter()
+    for kind, group in zip(own.tolist(), of.tolist(), strict=True):
         if group not in half:
-            half[group] = counts[own] % 2
-            counts[own] += 1
-    first, second = ([i for i, group in enumerate(of) if half[group] == side] for side in (0, 1))
+            half[group] = counts[kind] % 2
+            counts[kind] += 1
+    first, second = ([i for i, group in enumerate(of.tolist()) if half[group] == side] for side in (0, 1))
     known, judged = ([labels[i] for i in side] for side in (first, second))
     counted = Counter(known)
     if len(counted) == 2 and min(counted.values()) < _FOLDS:

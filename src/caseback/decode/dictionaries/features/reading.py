@@ -97,14 +97,14 @@ def feature_words(
     written = written_to_stream(dictionary, source)
     at_once = max(1, limit("weight_products", model.device) // table.shape[1])
     parts: list[tuple[Tensor, ...]] = []
-    for some in torch.as_tensor(chosen).split(at_once):
+    for some in torch.as_tensor(chosen, dtype=torch.long).split(at_once):
         logits = written[some.to(written.device)].to(table) @ table
         logits -= logits.mean(-1, keepdim=True)
         parts.append((*logits.topk(k), *logits.topk(k, largest=False)))
     up, up_ids, down, down_ids = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     dims = ("feature", "k")
     tokens = {
-        name: (dims, np.array([[model.token_text(i) for i in row] for row in ids.tolist()], dtype=object))
+        name: (dims, np.array([model.token_text(i) for i in ids.flatten().tolist()], dtype=object).reshape(ids.shape))
         for name, ids in (("up_token", up_ids), ("down_token", down_ids))
     }
     values = {"up": (dims, up.numpy()), "down": (dims, down.numpy())}
