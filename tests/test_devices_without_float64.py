@@ -29,7 +29,13 @@ pytestmark = pytest.mark.slow
 PUBLISHED = python_doors.published()
 NAMES = sorted({f"{t.function.__module__}.{t.function.__qualname__}" for t in techniques()})
 IN_FLOAT32 = {
-    **{"causal_trace": 1e-5, "atp_star": 1e-4, "replacement_measures": 1e-4, "compare_dictionaries": 1e-4},
+    **{
+        "causal_trace": 1e-5,
+        "atp_star": 1e-4,
+        "replacement_measures": 1e-4,
+        "compare_dictionaries": 1e-4,
+        "source_measures": 1e-4,
+    },
     **{"attribute_scores": 1e-6, "in_context_sharpness": 1e-6, "lookback_ratio": 1e-6, "confidence_scores": 1e-6},
     **{"truth_detection": 1e-4, "translation_scores": 1e-4, "fit_mend": 1e-3, "causal_gym": 1e-5},
 }

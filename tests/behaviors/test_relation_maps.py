@@ -170,7 +170,9 @@ def test_the_command_fits_maps_of_one_relation(capsys, tmp_path):
         printed = capsys.readouterr()
         return end.value.code, printed.out, printed.err
 
-    status, out, err = run("--count", "33", "--map", "4", "--bare", "--other", "language", "--json")
+    status, out, err = run(
+        "--count", "33", "--map", "4", "--no-demonstrations", "--other-relation", "language", "--json"
+    )
     document = json.loads(out)
     assert status == 0 and document["map"]["examples"] == 4 and document["map"]["faithful"][0]["rate"] >= 0.9, err
     assert document["votes"]["heads"][0]["elsewhere"] > 1
@@ -184,7 +186,7 @@ def test_the_command_fits_maps_of_one_relation(capsys, tmp_path):
     for arguments, words in (
         (["--relation", str(tmp_path / "known.json"), "--count", "4", "--map", "2"], "are of one relation"),
         (["--relation", str(tmp_path / "known.json"), "--count", "5"], "has 4"),
-        (["--bare"], "--bare is of the map"),
+        (["--no-demonstrations"], "--no-demonstrations is of the map"),
         (["--count", "10", "--map", "4"], "expected 12 or more"),
     ):
         status, out, err = run(*arguments)

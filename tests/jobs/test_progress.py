@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from tqdm.auto import tqdm
 
 from caseback.jobs import progress
 from caseback.jobs.progress import heartbeat, progress_bar
@@ -12,7 +13,9 @@ from caseback.jobs.progress import heartbeat, progress_bar
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """Lines without delay; standard error is no terminal under pytest."""
+    """Lines without delay; standard error is no terminal under pytest. Bars that interrupted tests left open are closed."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
     monkeypatch.setattr(progress, "EVERY", 1e-9)
 
 

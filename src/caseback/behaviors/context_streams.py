@@ -22,7 +22,7 @@ from caseback import lexicon
 from caseback.behaviors.synthetic import FOLDS
 from caseback.errors import TokensError
 from caseback.model.running.model import Model
-from caseback.stream.packing import front_of
+from caseback.stream.packing import front_of, row_length
 from caseback.tasks.prompts import LabeledRow
 from caseback.tasks.standard.needle import HAY
 
@@ -136,7 +136,7 @@ def questions(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
             drawn.append(prompt.labeled(_both(to, null)))
         return drawn
 
-    return _folds(draw, rows, seed)
+    return _folds(model, draw, rows, seed)
 
 
 def options(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
@@ -156,7 +156,7 @@ def options(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
             drawn.append(prompt.labeled(_both(to, null)))
         return drawn
 
-    return _folds(draw, rows, seed)
+    return _folds(model, draw, rows, seed)
 
 
 def single_classes(model: Model) -> dict[str, list[int]]:
@@ -212,7 +212,7 @@ def bound(model: Model, rows: int, seed: int) -> list[list[LabeledRow]]:
             drawn.append(prompt.labeled(_both(to, null)))
         return drawn
 
-    return _folds(draw, rows, seed)
+    return _folds(model, draw, rows, seed)
 
 
 def _both(labels: Mapping[str, Mapping[int, int]], null: bool) -> dict[str, Mapping[int, int]]:
@@ -220,10 +220,15 @@ def _both(labels: Mapping[str, Mapping[int, int]], null: bool) -> dict[str, Mapp
     return {f"{name}{end}": own if bool(end) == null else {} for name, own in labels.items() for end in ("", "_null")}
 
 
-def _folds(draw: Callable[[np.random.Generator], list[LabeledRow]], rows: int, seed: int) -> list[list[LabeledRow]]:
+def _folds(
+    model: Model, draw: Callable[[np.random.Generator], list[LabeledRow]], rows: int, seed: int
+) -> list[list[LabeledRow]]:
     """Pairs of an asking and a null prompt, dealt to folds."""
     rng = np.random.default_rng(seed)
     pairs = [draw(rng) for _ in range(max(FOLDS, rows // 2))]
+    longest, most = max(len(ids) for pair in pairs for ids, _ in pair), row_length(model, None)
+    if longest > most:
+        raise TokensError(f"prompts of up to {longest} tokens, where a row has {most}: they would be cut")
     return [[row for pair in pairs[fold::FOLDS] for row in pair] for fold in range(FOLDS)]
 
 

@@ -201,10 +201,10 @@ def test_pools_of_a_model_and_of_a_store_know_the_token_before_each(tmp_path):
 
 
 def test_what_was_left_out_is_before_nothing():
-    from caseback.decode.dictionaries.training.pools import _mixed
+    from caseback.decode.dictionaries.training.pools import mixed
 
     x = torch.tensor([1.0, 1.0, 500.0, 1.0, 1.0])[:, None] + 1e-3 * torch.arange(5.0)[:, None]
-    pool = _mixed({"a": x}, 10.0, [0, 0], torch.tensor([True, False, False, False, False]))
+    pool = mixed({"a": x}, 10.0, [0, 0], torch.tensor([True, False, False, False, False]))
     places = {round(1e3 * (float(v) - 1)): int(b) for v, b in zip(pool["a"], pool[BEFORE], strict=True)}
     order = [round(1e3 * (float(v) - 1)) for v in pool["a"]]
     assert places == {0: -1, 1: order.index(0), 3: -1, 4: order.index(3)}

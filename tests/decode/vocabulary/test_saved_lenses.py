@@ -154,7 +154,7 @@ def test_what_is_no_safetensors_file_is_refused(read, tmp_path):
 
 
 def test_a_writing_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    from caseback.jobs import safe_files
+    import safetensors.torch
 
     path, made = tmp_path / "a.safetensors", fitted(shelf.model("gpt2"), "prompt")
     save_lens(made, path)
@@ -164,7 +164,7 @@ def test_a_writing_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         draft.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(safe_files, "save_file", interrupted)
+    monkeypatch.setattr(safetensors.torch, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_lens(fitted(shelf.model("llama"), "prompt"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
