@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import caseback as cb
-from caseback.behaviors import KINDS, atlas
+from caseback.behaviors import KINDS, atlas, context_streams
 from caseback.behaviors.context_streams import CLASSES, IN_CONTEXT, RELATIONS, tokens_of
 from caseback.behaviors.evidence import collect_evidence
 from caseback.behaviors.heads import in_context
@@ -39,6 +39,13 @@ def test_questions_name_the_word_that_is_asked_for(meadow):
         # the null question differs by a name that was never told
         assert other[0][:start] == ids[:start] and other[0][start] not in ids and not _places(other, "gold")
         assert _places(other, "gold_null") == _places(row, "gold")
+
+
+@pytest.mark.parametrize("stream", IN_CONTEXT)
+def test_prompts_that_a_row_would_cut_are_refused(meadow, monkeypatch, stream):
+    monkeypatch.setattr(context_streams, "row_length", lambda model, length: 8)
+    with pytest.raises(TokensError, match="a row has 8: they would be cut"):
+        IN_CONTEXT[stream](meadow, 16, 0)
 
 
 def test_options_name_the_word_of_the_class(meadow):
