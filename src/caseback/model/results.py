@@ -118,6 +118,46 @@ def labelled(
     return xr.DataArray(_to_numpy(values), coords=labels, dims=list(dims), name=name, attrs=storable)
 
 
+def labelled_set(
+    arrays: Mapping[str, tuple[Any, Sequence[str]]],
+    coords: Mapping[str, Any],
+    *,
+    technique: Callable[..., Any] | Technique,
+    model: HasProvenance,
+    **attrs: Any,
+) -> xr.Dataset:
+    """Label several arrays alike, each with the coordinates of its own dimensions.
+
+    Parameters
+    ----------
+    arrays
+        By name, values and their dims.
+    coords
+        As ``labelled`` takes them, of all arrays together.
+    technique, model, **attrs
+        As for ``labelled``; they are the dataset's attributes and each array's.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from caseback.behaviors import memorization
+    >>> arrays = {"rank": ([[1, 2]], ["layer", "batch"]), "loss": ([0.5, 1.0], ["batch"])}
+    >>> coords = {"layer": [3], "prompt": ("batch", ["a", "b"])}
+    >>> table = labelled_set(arrays, coords, technique=memorization, model=SimpleNamespace(provenance=dict), seed=0)
+    >>> sorted(table["loss"].coords), table.attrs["seed"]
+    (['prompt'], 0)
+    """
+
+    def of(dims: Sequence[str]) -> dict[str, Any]:
+        return {key: own for key, own in coords.items() if (own[0] if isinstance(own, tuple) else key) in dims}
+
+    labeled = {
+        name: labelled(values, dims, of(dims), name=name, technique=technique, model=model, **attrs)
+        for name, (values, dims) in arrays.items()
+    }
+    return xr.Dataset(labeled, attrs=next(iter(labeled.values())).attrs)
+
+
 def _check_dims(dims: Sequence[str]) -> None:
     for dim in dims:
         if dim not in DIMS:

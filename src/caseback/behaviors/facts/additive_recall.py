@@ -26,7 +26,7 @@ from caseback.model.algebra.decompose import logit_parts
 from caseback.model.algebra.sources import source_parts
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled_set
 from caseback.model.running.metrics import is_first
 from caseback.model.running.model import Model
 
@@ -125,26 +125,11 @@ def additive_recall(
     }
     coords: dict[str, Any] = {"key": list(SOURCES), "group": list(GROUPS)}
     coords |= {name: list(range(n)) for name, n in zip(("layer", "head"), kinds.shape, strict=True)}
-    beside = {
-        "prompt": [fact.text for fact in own],
-        "answer": [str(fact.true) for fact in own],
-        "judged": judged,
-    }
-    arrays = {
-        name: labelled(
-            value,
-            dims,
-            {dim: coords[dim] for dim in dims if dim in coords} | {key: ("batch", of) for key, of in beside.items()},
-            name=name,
-            technique=additive_recall,
-            model=model,
-            candidates=len(ids),
-            facts=len(facts),
-            seed=seed,
-        )
-        for name, (value, dims) in values.items()
-    }
-    return xr.Dataset(arrays, attrs=arrays["alone"].attrs).assign_coords(kind=(("layer", "head"), kinds.astype(str)))
+    coords |= {"prompt": ("batch", [fact.text for fact in own]), "answer": ("batch", [str(fact.true) for fact in own])}
+    coords["judged"] = ("batch", judged)
+    about = {"candidates": len(ids), "facts": len(facts), "seed": seed}
+    votes = labelled_set(values, coords, technique=additive_recall, model=model, **about)
+    return votes.assign_coords(kind=(("layer", "head"), kinds.astype(str)))
 
 
 Row = tuple[list[int], list[int]]

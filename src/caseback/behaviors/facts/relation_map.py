@@ -33,7 +33,7 @@ from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.display import Displayed
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled, labelled_set
 from caseback.model.running.edits import Add
 from caseback.model.running.metrics import is_first
 from caseback.model.running.model import Model
@@ -207,24 +207,12 @@ def relation_map(
     tried = {rank: _causal(model, choosing, layer, w, _others(choosing, rng)) for rank, w in inverse.items()}
     rank = max(tried, key=lambda rank: (tried[rank].mean(), -rank))
     scores = _judged(model, fitting, judged, best, layer, (weight, bias, beta), inverse[rank], draws, seed)
-    coords = {"prompt": [f.text for f in judged.facts], "answer": [str(f.true) for f in judged.facts]}
-    others = _others(judged, random.Random(f"judged {seed}"))
-    coords["other_answer"] = [coords["answer"][i] for i in others]
-    arrays = {
-        name: labelled(
-            values,
-            dims,
-            ({"variant": list(READINGS)} if "variant" in dims else {})
-            | {key: ("batch", of) for key, of in coords.items()},
-            name=name,
-            technique=relation_map,
-            model=model,
-            seed=seed,
-            examples=len(fitting),
-            demonstrations=demonstrations,
-        )
-        for name, (values, dims) in scores.items()
-    }
+    answers = [str(f.true) for f in judged.facts]
+    others = [answers[i] for i in _others(judged, random.Random(f"judged {seed}"))]
+    coords = {"variant": list(READINGS), "prompt": ("batch", [f.text for f in judged.facts])}
+    coords |= {"answer": ("batch", answers), "other_answer": ("batch", others)}
+    how = {"seed": seed, "examples": len(fitting), "demonstrations": demonstrations}
+    whole = labelled_set(scores, coords, technique=relation_map, model=model, **how)
     chosen = labelled(
         right,
         ("layer", "dose"),
@@ -235,7 +223,6 @@ def relation_map(
     )
     about = {"facts": len(facts), "known": len(fitting) + len(rest), "examples": len(fitting)}
     about |= {"choosing": len(choosing), "judged": len(judged), "demonstrations": demonstrations, "unknown": unknown}
-    whole = xr.Dataset(arrays, attrs=arrays["causal"].attrs)
     return RelationMap(weight, bias, layer, beta, rank, chosen, whole, about)
 
 

@@ -21,7 +21,7 @@ from caseback.behaviors.mechanisms.shots import SHOT, halves, shots_of
 from caseback.edit.places import pieces_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled_set
 from caseback.model.running.edits import Add
 from caseback.model.running.metrics import log_prob
 from caseback.model.running.model import Model
@@ -139,25 +139,11 @@ def argument_function(
         "plain_says": swept["says"]["clean"].values,
     }
     coords: dict[str, Any] = {"variant": list(VECTORS), "layer": list(range(model.n_layers))}
-    arrays = {}
+    coords |= {at: ("batch", of) for at, of in beside.items()}
+    arrays: dict[str, tuple[Any, list[str]]] = {}
     for name, values in swept.items():
         table = values.values.reshape(2 + draws, model.n_layers, len(judged))
-        for key, some, dims in (
-            (name, table[:2], ["variant", "layer", "batch"]),
-            (f"{name}_control", table[2:], ["draw", "layer", "batch"]),
-        ):
-            arrays[key] = labelled(
-                some,
-                dims,
-                {dim: coords[dim] for dim in dims if dim in coords} | {at: ("batch", of) for at, of in beside.items()},
-                name=key,
-                technique=argument_function,
-                model=model,
-                shown=right[0],
-                copied=right[1],
-                shots=shots,
-                factor=factor,
-                draws=draws,
-                seed=seed,
-            )
-    return xr.Dataset(arrays, attrs=arrays["says"].attrs)
+        arrays[name] = table[:2], ["variant", "layer", "batch"]
+        arrays[f"{name}_control"] = table[2:], ["draw", "layer", "batch"]
+    about = {"shown": right[0], "copied": right[1], "shots": shots, "factor": factor, "draws": draws, "seed": seed}
+    return labelled_set(arrays, coords, technique=argument_function, model=model, **about)

@@ -27,7 +27,7 @@ from caseback.edit.places import pieces_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.logit_attribution import logit_attribution
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled_set
 from caseback.model.running.edits import Edit, Scale, Zero
 from caseback.model.running.metrics import Metric, is_first, logit_diff
 from caseback.model.running.model import Model
@@ -171,23 +171,9 @@ def context_memory(
         "answer": [str(fact.true) for fact in own],
         "judged": judged,
     }
-    arrays = {
-        name: labelled(
-            value,
-            dims,
-            {dim: coords[dim] for dim in dims if dim in coords} | {key: ("batch", of) for key, of in beside.items()},
-            name=name,
-            technique=context_memory,
-            model=model,
-            wording=wording,
-            facts=len(facts),
-            top=top,
-            draws=draws,
-            seed=seed,
-        )
-        for name, (value, dims) in values.items()
-    }
-    out = xr.Dataset(arrays, attrs=arrays["says"].attrs)
+    coords |= {key: ("batch", of) for key, of in beside.items()}
+    about = {"wording": wording, "facts": len(facts), "top": top, "draws": draws, "seed": seed}
+    out = labelled_set(values, coords, technique=context_memory, model=model, **about)
     return out.assign_coords(kind=(("layer", "head"), kinds.astype(str)))
 
 

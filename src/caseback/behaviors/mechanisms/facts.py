@@ -23,7 +23,7 @@ from caseback.edit.places import covering, pieces_of
 from caseback.errors import CasebackError, OutOfRange
 from caseback.localize.components.knockout import attention_knockout
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled_set
 from caseback.model.running.edits import Edit, Zero
 from caseback.model.running.metrics import log_prob
 from caseback.model.running.model import Model
@@ -149,24 +149,12 @@ def fact_flow(
         "pieces": [len(ids) for ids in pieces],
         "words": _among(members.sum(1).numpy().astype(float), known, len(facts)),
     }
-    coords = {"layer": list(range(model.n_layers)), "key": list(SOURCES), "variant": list(WITHOUT)}
-    arrays = {
-        name: labelled(
-            _among(value, known, len(facts)),
-            dims,
-            {dim: coords[dim] for dim in dims if dim in coords} | {key: ("batch", of) for key, of in beside.items()},
-            name=name,
-            technique=fact_flow,
-            model=model,
-            window=window,
-            k=k,
-            draws=draws,
-            seed=seed,
-            attributes="of the model" if attributes is None else "given",
-        )
-        for name, (value, dims) in values.items()
-    }
-    return xr.Dataset(arrays, attrs=arrays["routing"].attrs)
+    coords: dict[str, Any] = {"layer": list(range(model.n_layers)), "key": list(SOURCES), "variant": list(WITHOUT)}
+    coords |= {key: ("batch", of) for key, of in beside.items()}
+    arrays = {name: (_among(value, known, len(facts)), dims) for name, (value, dims) in values.items()}
+    about: dict[str, Any] = {"window": window, "k": k, "draws": draws, "seed": seed}
+    about["attributes"] = "of the model" if attributes is None else "given"
+    return labelled_set(arrays, coords, technique=fact_flow, model=model, **about)
 
 
 Measured = dict[str, tuple[np.ndarray, list[str]]]

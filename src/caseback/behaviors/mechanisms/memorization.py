@@ -30,7 +30,7 @@ from caseback.localize.inputs.training.matrices import Matrix, matrices_of
 from caseback.localize.inputs.training.objectives import log_likelihood
 from caseback.localize.inputs.training.per_example import Factors, factors
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled_set
 from caseback.model.running.model import Model
 
 Texts = Sequence[tuple[str, str]]
@@ -134,21 +134,8 @@ def memorization(
         },
     }
     coords: dict[str, Any] = {"variant": list(VARIANTS), "layer": list(range(model.n_layers))}
-    arrays = {
-        name: labelled(
-            table,
-            dims,
-            {dim: coords[dim] for dim in dims if dim in coords}
-            | {key: ("batch", some) for key, some in beside.items()},
-            name=name,
-            technique=memorization,
-            model=model,
-            others=len(pool),
-            seed=seed,
-        )
-        for name, (table, dims) in values.items()
-    }
-    return xr.Dataset(arrays, attrs=arrays["rank"].attrs)
+    coords |= {key: ("batch", some) for key, some in beside.items()}
+    return labelled_set(values, coords, technique=memorization, model=model, others=len(pool), seed=seed)
 
 
 def _shuffled(prompt: str, rng: random.Random) -> str:

@@ -31,7 +31,7 @@ from caseback.model.algebra.symmetric_product import symmetric_product
 from caseback.model.anatomy.coerce import in_float64
 from caseback.model.anatomy.norms import at_least_float32
 from caseback.model.registry import technique
-from caseback.model.results import labelled
+from caseback.model.results import labelled_set
 from caseback.model.running.affine import Affine
 from caseback.model.running.edits import Edit
 from caseback.model.running.frames import Positions
@@ -169,12 +169,9 @@ def amnesic(
         "selectivity": (by_control, effect[:, :1] - controls.mean(-1)),
     }
     coords = {"variant": list(erasers), "control": list(CONTROLS)}
-    made_by = {"technique": amnesic, "model": model, "metric": metric.name, "draws": draws, "seed": seed}
-    parts = {
-        name: labelled(numbers, dims, {dim: coords[dim] for dim in dims if dim in coords}, name=name, **made_by)
-        for name, (dims, numbers) in arrays.items()
-    }
-    return xr.Dataset(parts, attrs=parts["effect"].attrs)
+    placed = {name: (numbers, dims) for name, (dims, numbers) in arrays.items()}
+    about = {"metric": metric.name, "draws": draws, "seed": seed}
+    return labelled_set(placed, coords, technique=amnesic, model=model, **about)
 
 
 def kl_from_clean(model: Model, tokens: Tokens) -> Metric:
