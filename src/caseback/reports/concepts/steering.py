@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 
 from caseback.decode.directions import Directions, find_directions
-from caseback.decode.probes.splits import numbered, two_classes
+from caseback.decode.probes.splits import held_out, numbered, two_classes
 from caseback.decode.states import read_means, read_states, sites_of
 from caseback.decode.steering import Condition, dose_response, find_condition
 from caseback.decode.steering.dose import STRENGTHS
@@ -217,15 +217,10 @@ def find_when(
     CasebackError
         As ``find_directions`` and ``find_condition``, for one of the halves.
     """
-    _, own = two_classes(labels, len(texts), label)
-    of = np.arange(len(texts)) if groups is None else numbered(groups, "groups", len(texts))[1]
-    half: dict[int, int] = {}
-    counts: Counter[int] = Counter()
-    for kind, group in zip(own.tolist(), of.tolist(), strict=True):
-        if group not in half:
-            half[group] = counts[kind] % 2
-            counts[kind] += 1
-    first, second = ([i for i, group in enumerate(of.tolist()) if half[group] == side] for side in (0, 1))
+    classes, own = two_classes(labels, len(texts), label)
+    of = None if groups is None else numbered(groups, "groups", len(texts))[1]
+    held = held_out(own, classes, of, 2, seed=0)
+    first, second = np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()
     known, judged = ([labels[i] for i in side] for side in (first, second))
     counted = Counter(known)
     if len(counted) == 2 and min(counted.values()) < _FOLDS:
@@ -234,7 +229,8 @@ def find_when(
             f"expected {_FOLDS} or more, so {2 * _FOLDS} prompts of each label"
         )
     states = read_means(model, [texts[i] for i in first])
-    every = find_directions(states, known, groups=[of[i] for i in first], positive=label, n_folds=_FOLDS)
+    together = None if of is None else of[first]
+    every = find_directions(states, known, groups=together, positive=label, n_folds=_FOLDS)
     return find_condition(model, [texts[i] for i in second], judged, every, positive=label)
 
 
