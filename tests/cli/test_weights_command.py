@@ -97,6 +97,7 @@ def numbers(data):
         (["--layer", "99", "--head", "0"], "99"),
         (["--layer", "0", "--head", "0", "--top", "0"], "at least 1"),
         (["--layer", "0", "--head", "0", "--dictionaries", "somewhere"], "give --find WORD"),
+        (["--find", " Paris", "--force"], "--force reads --dictionaries"),
         (["--layer", "0", "--head", "0", "--html", "no/where.html"], "there is no folder"),
     ],
 )

@@ -39,6 +39,7 @@ def weights(
 ) -> None:
     """Read weights as words: a neuron, a head's circuits or directions, singular vectors; or a word's units."""
     head, neuron, layer = unit.head, unit.neuron, unit.layer
+    features.expect_forced()
     if find is not None:
         _find(
             model,
@@ -51,7 +52,6 @@ def weights(
             alone=(head, neuron, layer, expert, matrix, svd or None, output.html),
         )
         return
-    features.expect_forced()
     if features.dictionaries:
         raise CasebackError("--dictionaries are looked through for a word: give --find WORD with it")
     if layer is None:
