@@ -147,7 +147,7 @@ def test_some_heads_and_neurons_are_read_by_name(capsys, small, tmp_path):
 
 @pytest.mark.parametrize("mode", ["entrpy", "rank"])
 def test_the_mode_is_checked_before_anything_is_loaded(capsys, mode):
-    status, out, err = answer(capsys, "lens", PROMPT, "-m", "/nowhere/a-model", "--mode", mode)
+    status, out, err = answer(capsys, "lens", PROMPT, "-m", "nowhere/a-model", "--mode", mode)
     assert (status, out) == (2, "") and f"--mode {mode!r}" in err and "nowhere" not in err
 
 

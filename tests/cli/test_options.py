@@ -126,7 +126,7 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize(("command", "option"), RETIRED)
 def test_a_retired_spelling_is_answered_with_the_new_one(capsys, command, option):
     new = RETIRED[command, option]
-    err = refused(capsys, command, "a prompt", option, "1", "--model", "/nowhere/a-model")
+    err = refused(capsys, command, "a prompt", option, "1", "--model", "nowhere/a-model")
     assert err == f"caseback: {option} of {command} is now {new.split()[0]}: caseback {command} ... {new}\n"
     known = spellings(COMMANDS[command])
     assert option not in known and new.split()[0] in known
@@ -145,7 +145,7 @@ def test_a_retired_spelling_is_answered_with_the_new_one(capsys, command, option
     ],
 )
 def test_a_spelling_that_means_something_else_now_says_so(capsys, arguments, says):
-    assert says in refused(capsys, "lens", "a prompt", "--model", "/nowhere/a-model", *arguments)
+    assert says in refused(capsys, "lens", "a prompt", "--model", "nowhere/a-model", *arguments)
 
 
 def test_an_option_that_never_was_is_not_taken_for_a_retired_one(capsys):

@@ -245,3 +245,23 @@ def test_a_command_that_needs_no_model_does_not_wait_for_torch(tmp_path, command
     run[-1] += "try:\n    main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
     first, second = (subprocess.run(run, env=kept, capture_output=True, text=True) for _ in range(2))
     assert first.stdout == second.stdout != "" and second.stderr.split() == ["False"]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["explain", "hello", "--model", "./nowhere"], "no model folder './nowhere'"),
+        (["lens", "hello", "--model", "medow"], "Did you mean meadow"),
+        (["atlas", "./nowhere"], "no model folder"),
+        (["work", "./nowhere"], "holds no job"),
+    ],
+)
+def test_a_wrong_path_is_refused_before_anything_slow_is_imported(command, says, fresh_python):
+    program = (
+        "import sys\nfrom caseback.cli import main\n"
+        f"try: main({command!r})\n"
+        "except SystemExit as end: assert end.code == 2\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = fresh_python(program)
+    assert done.returncode == 0 and says in done.stderr, done.stderr

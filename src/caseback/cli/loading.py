@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "meadow"
 
 
+def there(model: str) -> str:
+    """Refuse a model's folder that is not there before anything that is slow to import."""
+    from caseback.model.loading.model_files import expect_there
+
+    expect_there(model)
+    return model
+
+
 def model_of(of: OfModel) -> Model:
     """The model that a command's options name."""
     from caseback.model.loading.load import load

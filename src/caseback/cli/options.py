@@ -20,7 +20,7 @@ from typer import Option
 
 from caseback.cli.files import not_a_page, writable
 from caseback.cli.group import Group
-from caseback.cli.loading import DEFAULT_MODEL
+from caseback.cli.loading import DEFAULT_MODEL, there
 from caseback.cli.looked_for import Kinds as Kinds
 from caseback.cli.looked_for import Tokens as Tokens
 from caseback.cli.looked_for import TreebankFile as TreebankFile
@@ -49,7 +49,9 @@ class ModelFiles(Group):
 class ModelName(Group):
     """Which model, by name."""
 
-    model: Annotated[str, Option("--model", "-m", help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL
+    model: Annotated[str, Option("--model", "-m", callback=there, help="A bundled model, a folder or a hub id.")] = (
+        DEFAULT_MODEL
+    )
 
 
 class OfModel(ModelFiles, ModelName):

@@ -7,6 +7,7 @@ import caseback as cb
 import shelf
 from caseback.decode import Place, States, class_moments, read_states
 from caseback.decode.directions import find_directions
+from caseback.decode.probes import linear_probe
 from caseback.decode.steering import (
     LAST_TOKEN,
     activation_addition,
@@ -149,6 +150,28 @@ def test_the_head_that_tells_is_chosen_and_moved_by_sigma(monkeypatch):
         assert theta.argmax() == 3 and theta[3] > (0.95 if direction == "mass_mean" else 0.8)
         assert float(found.write[0].norm()) == pytest.approx(3 * float((x @ theta).std(unbiased=False)))
         assert found.table.probe[0] > 0.9
+
+
+def test_of_heads_that_are_always_right_those_of_the_least_surprised_probes_are_chosen(monkeypatch):
+    model = shelf.model("llama")
+    prompts, labels = shelf.ids((6,) * 40, seed=3), [0, 1] * 20
+
+    def planted(model, prompts, **options):
+        states = read_states(model, prompts, **options)
+        x = normal(*states.x.shape, seed=5)
+        for head in (1, 4, 9, 10):  # the later, the farther apart
+            x[head, 1::2] += (8 + head) * torch.eye(x.shape[2], dtype=torch.float64)[2]
+        return States(x, states.places, states.prompt)
+
+    from caseback.decode.steering import inference_time
+
+    monkeypatch.setattr(inference_time, "read_states", planted)
+    found = inference_time_intervention(model, prompts, labels, heads=2)
+    assert (found.table.probe == 1).all() and found.table.bits[0] <= found.table.bits[1]
+    probes = linear_probe(planted(model, prompts, sites="z").x, labels, resamples=1, n_folds=4, seed=0).table
+    assert int((probes.accuracy == 1).sum()) >= 4
+    equal = probes.bits.values[probes.accuracy.values == 1]
+    assert found.table.bits.values.tolist() == sorted(equal.tolist())[:2]
 
 
 def test_heads_are_moved_at_the_last_token_of_each_step_or_at_all():

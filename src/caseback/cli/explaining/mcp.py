@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from caseback.cli.loading import DEFAULT_MODEL, model_of, quiet
+from caseback.cli.loading import DEFAULT_MODEL, model_of, quiet, there
 from caseback.cli.options import ModelFiles, OfModel, Out
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -13,7 +13,7 @@ from caseback.errors import CasebackError
 
 @with_options
 def mcp(
-    model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[str, Argument(callback=there, help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL,
     files: ModelFiles = ModelFiles(),
     to: Out = Out().worded(out="Where whole results and pages are written; by default caseback-results, here."),
     seconds: Annotated[float, Option(min=0.1, help="How long one call may take.")] = 120.0,

@@ -7,14 +7,14 @@ import typer
 from typer import Argument, Option
 
 from caseback.cli.dictionaries.shared_options import Dictionaries
-from caseback.cli.loading import DEFAULT_MODEL, dictionaries_of, model_of, quiet
+from caseback.cli.loading import DEFAULT_MODEL, dictionaries_of, model_of, quiet, there
 from caseback.cli.options import DirectionsFiles, ModelFiles, OfModel
 from caseback.cli.with_options import with_options
 
 
 @with_options
 def serve(
-    model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[str, Argument(callback=there, help="A bundled model, a folder or a hub id.")] = DEFAULT_MODEL,
     files: ModelFiles = ModelFiles(),
     host: Annotated[
         str, Option(help="Where it listens: this machine alone, unless another of its addresses is given.")

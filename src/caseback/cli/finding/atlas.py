@@ -9,7 +9,7 @@ from typer import Argument, Option
 from caseback.cli.answer import answer, say_written
 from caseback.cli.files import writable
 from caseback.cli.inputs import names_in
-from caseback.cli.loading import model_of, quiet
+from caseback.cli.loading import model_of, quiet, there
 from caseback.cli.options import (
     CorpusFile,
     Kinds,
@@ -35,7 +35,9 @@ def atlas(
     model: Annotated[
         str,
         Argument(
-            help="A bundled model, a folder or a hub id; or an atlas's folder, as --out left it.", show_default=False
+            callback=there,
+            help="A bundled model, a folder or a hub id; or an atlas's folder, as --out left it.",
+            show_default=False,
         ),
     ],
     files: ModelFiles = ModelFiles(),

@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from caseback.cli.answer import answer
-from caseback.cli.loading import quiet
+from caseback.cli.loading import quiet, there
 from caseback.cli.options import CorpusFile, MaxLength, ModelFiles, Output, Seed, Skip, Tokens, Top, TreebankFile, Units
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -13,9 +13,14 @@ from caseback.errors import CasebackError
 
 @with_options
 def universality(
-    model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.", show_default=False)],
+    model: Annotated[str, Argument(callback=there, help="A bundled model, a folder or a hub id.", show_default=False)],
     other: Annotated[
-        str, Argument(help="A model of the same tokenizer, such as another seed or checkpoint.", show_default=False)
+        str,
+        Argument(
+            callback=there,
+            help="A model of the same tokenizer, such as another seed or checkpoint.",
+            show_default=False,
+        ),
     ],
     files: ModelFiles = ModelFiles().worded(gguf="Read this file, in GGUF, of both folders or hub ids."),
     texts: CorpusFile = CorpusFile().worded(

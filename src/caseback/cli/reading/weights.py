@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 from caseback.cli.answer import answer
 from caseback.cli.dictionaries.shared_options import Dictionaries
-from caseback.cli.loading import quiet
+from caseback.cli.loading import quiet, there
 from caseback.cli.options import ModelFiles, OneUnit, Output, Top
 from caseback.cli.with_options import with_options
 from caseback.errors import CasebackError
@@ -16,7 +16,7 @@ _OF_MLP = ("in", "gate", "out")
 
 @with_options
 def weights(
-    model: Annotated[str, Argument(help="A bundled model, a folder or a hub id.")],
+    model: Annotated[str, Argument(callback=there, help="A bundled model, a folder or a hub id.")],
     unit: OneUnit = OneUnit(layer=None),
     files: ModelFiles = ModelFiles(),
     expert: Annotated[int | None, Option(min=0, help="Whose, in a mixture of experts.")] = None,

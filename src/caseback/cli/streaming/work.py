@@ -29,20 +29,21 @@ def work(
     among: AmongWorkers = AmongWorkers(),
 ) -> None:
     """Do shards of a job beside whoever else does, until none is left."""
+    from caseback.jobs.job import Job
+
+    job = Job.open(folder)
+    if job.plan.kind == RETRAINING:
+        raise LoadError(
+            f"{str(folder)!r} is a retraining, by a Python function that its folder does not hold: join it by the "
+            "call that began it, made again in another process with the same folder="
+        )
+    if job.plan.kind not in KINDS:
+        raise LoadError(f"{str(folder)!r} is a job of the kind {job.plan.kind!r}, expected {' or '.join(KINDS)}")
     with quiet():
-        from caseback.jobs.job import Job
         from caseback.jobs.working import place_among_workers, work_on
 
-        job = Job.open(folder)
-        if job.plan.kind == RETRAINING:
-            raise LoadError(
-                f"{str(folder)!r} is a retraining, by a Python function that its folder does not hold: join it by the "
-                "call that began it, made again in another process with the same folder="
-            )
-        if job.plan.kind not in KINDS:
-            raise LoadError(f"{str(folder)!r} is a job of the kind {job.plan.kind!r}, expected {' or '.join(KINDS)}")
+        number, count = place_among_workers(among.worker, among.workers)
         module, function = KINDS[job.plan.kind]
         own = getattr(import_module(module), function)(job, model_of(of))
-        number, count = place_among_workers(among.worker, among.workers)
         work_on(job, own, worker=number, workers=count, progress=True)
     typer.echo(f"all {len(job)} shards in {folder} are done; the command that began the job puts them together")

@@ -2,6 +2,7 @@
 
     z_h <- z_h + alpha sigma_h theta_h        for the K heads whose probe is right most often on held-out groups
 
+Of heads whose probes are equally right, as many are on few prompts, those come first whose probes are surprised least.
 theta_h is a unit vector, from one class's mean to the other's or a probe's normal; sigma_h is the standard deviation of
 z . theta_h over the prompts. Added at the last token of each step, or at all tokens: these are different interventions
 (the authors' repository has both, and the second, built into a bias, does less).
@@ -85,7 +86,8 @@ def inference_time_intervention(
     Directions
         At the chosen heads' ``z``, the best first. ``write`` is strength * sigma * theta, so ``found.edits()`` is the
         intervention at all tokens and ``found.edits(pos=LAST_TOKEN)`` the one at the last token of each step. ``table``
-        has ``find_directions``'s columns, and ``probe`` (the accuracy that chose) and ``sigma``.
+        has ``find_directions``'s columns, and ``probe`` (the accuracy that chose), ``bits`` (its mean surprise,
+        which chose among equals) and ``sigma``.
 
     Raises
     ------
@@ -117,13 +119,16 @@ def inference_time_intervention(
     how = {"groups": groups, "n_folds": n_folds, "seed": seed}
     way = "mean_difference" if direction == "mass_mean" else "logistic"
     every = find_directions(states, labels, method=way, positive=positive, **how)
-    accuracy = linear_probe(states.x, labels, sites=states.names, resamples=1, **how).table.accuracy.values
-    chosen = np.argsort(-accuracy, kind="stable")[:heads].tolist()
+    probes = linear_probe(states.x, labels, sites=states.names, resamples=1, **how).table
+    accuracy, bits = probes.accuracy.values, probes.bits.values
+    chosen = np.lexsort((bits, -accuracy))[:heads].tolist()
     theta = (every.write if direction == "mass_mean" else every.detect)[chosen]
     theta = theta / theta.norm(dim=1, keepdim=True)
     sigma = (in_float64(states.x[chosen]) @ theta[..., None])[..., 0].std(1, unbiased=False)
     best = every.at([states.names[row] for row in chosen])
-    table = best.table.assign(probe=("site", accuracy[chosen]), sigma=("site", sigma.cpu().numpy()))
+    table = best.table.assign(
+        probe=("site", accuracy[chosen]), bits=("site", bits[chosen]), sigma=("site", sigma.cpu().numpy())
+    )
     table.attrs |= {"method": f"inference-time intervention, {direction}", "strength": strength}
     return replace(best, write=strength * sigma[:, None] * theta, table=table)
 

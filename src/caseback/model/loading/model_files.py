@@ -13,6 +13,7 @@ from typing import Any
 from caseback.errors import LoadError
 from caseback.jobs.json_text import parse_json
 
+ORGANISMS = Path(str(files("caseback"))) / "organisms"
 _NEARLY = 0.75
 """How like a bundled model's name a name must be to be taken for it misspelt."""
 
@@ -26,18 +27,31 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
         For what looks like a folder and is none, a folder without a model, or a bundled model's name misspelt.
     """
     text = str(model)
-    organisms = Path(str(files("caseback"))) / "organisms"
-    if text.isidentifier() and os.path.isfile(organisms / text / "config.json"):
-        return str(organisms / text), text
+    if _is_bundled(text):
+        return str(ORGANISMS / text), text
     folder = Path(os.path.expanduser(text))  # the functions of os.path take any text, a NUL too
-    if os.path.isdir(folder):
-        inside = folder / subfolder
-        held = ("config.json", "adapter_config.json")
-        if gguf_file is None and os.path.isdir(inside) and not any(os.path.isfile(inside / n) for n in held):
-            raise LoadError(
-                f"{text!r} holds no model: it has no {subfolder and subfolder + '/'}config.json{_name_a_gguf(inside)}"
-            )
-        return str(folder), folder.resolve().name
+    if not os.path.isdir(folder):
+        expect_there(text)
+        return text, text
+    inside = folder / subfolder
+    held = ("config.json", "adapter_config.json")
+    if gguf_file is None and os.path.isdir(inside) and not any(os.path.isfile(inside / n) for n in held):
+        raise LoadError(
+            f"{text!r} holds no model: it has no {subfolder and subfolder + '/'}config.json{_name_a_gguf(inside)}"
+        )
+    return str(folder), folder.resolve().name
+
+
+def expect_there(text: str) -> None:
+    """Refuse what is neither a folder nor a bundled model, and cannot be meant for an id of the hub.
+
+    Raises
+    ------
+    LoadError
+    """
+    folder = Path(os.path.expanduser(text))
+    if _is_bundled(text) or os.path.isdir(folder):
+        return
     if folder.suffix == ".gguf" and os.path.isfile(folder):
         raise LoadError(
             f"{text!r} is a file: expected its folder {str(folder.parent)!r}, and gguf_file={folder.name!r} "
@@ -48,8 +62,11 @@ def locate(model: str | Path, gguf_file: str | None, subfolder: str = "") -> tup
     )
     if looks_like_path:
         raise LoadError(f"there is no model folder {text!r}: expected a folder with config.json and model.safetensors")
-    _expect_no_mistyped(text, sorted(config.parent.name for config in organisms.glob("*/config.json")))
-    return text, text
+    _expect_no_mistyped(text, sorted(config.parent.name for config in ORGANISMS.glob("*/config.json")))
+
+
+def _is_bundled(text: str) -> bool:
+    return text.isidentifier() and os.path.isfile(ORGANISMS / text / "config.json")
 
 
 def _expect_no_mistyped(text: str, bundled: list[str]) -> None:

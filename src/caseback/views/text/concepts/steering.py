@@ -67,8 +67,9 @@ def summary(document: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Perplexity doubles {' and '.join(given)}." if given else "Perplexity doubles at none of these doses."
         )
+    doubles = any(dose[name] is not None for name in ("doubles_below", "doubles_above"))
     rises = "goes one way" if dose["monotone"] else "turns round"
-    return [*lines, f"The effect {rises} up to there." if lines else f"The effect {rises} over these doses."]
+    return [*lines, f"The effect {rises} {'up to there' if doubles else 'over these doses'}."]
 
 
 def condition_words(condition: Mapping[str, Any]) -> str:
