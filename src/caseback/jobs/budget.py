@@ -107,6 +107,12 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "graph_numbers": Limit(
             2**26, "numbers", "what readers of an attribution graph read at every position, some at a time", 2**30
         ),
+        "graph_stream": Limit(
+            2**22,
+            "numbers",
+            "what writers of a graph have in the stream at every position, some at a time",
+            2**28,
+        ),
         "qk_map_entries": Limit(2**23, "entries of attention maps", "one map per query or key that is replaced"),
         "nearest_numbers": Limit(2**24, "numbers", "stored activations and their scores against all vectors"),
         "feature_scores": Limit(

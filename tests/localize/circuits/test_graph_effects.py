@@ -13,6 +13,7 @@ from caseback.errors import (
     OutOfRange,
     ResultError,
 )
+from caseback.jobs.budget import override
 from caseback.localize.circuits import (
     attribution_graph,
     graph_effects,
@@ -93,6 +94,10 @@ def test_b_5_loadings_are_what_is_lost_without_a_head(name, kind):
         graph = attribution_graph(model, PROMPT, dictionaries, first=1, most_logits=2, max_nodes=40)
         every = model.n_layers * model.n_heads
         heads = head_loadings(model, graph, dictionaries, top=every)
+        with override(graph_stream=1):  # writers one at a time
+            alone = head_loadings(model, graph, dictionaries, top=every)
+        for part in ("loading", "direct"):
+            np.testing.assert_allclose(alone[part], heads[part], atol=1e-12)
         replaced = replaced_of(model, graph, dictionaries)
         order, readers = readers_in(replaced, graph)
         names = heads.writer.values.tolist()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import shelf
+from caseback.jobs.budget import override
 from caseback.localize.circuits import (
     attribution_graph,
     edge_influence,
@@ -26,6 +27,8 @@ def test_b_5_moves_sum_to_the_loadings_of_all_edges(name):
     with exact():
         graph = prune_graph(attribution_graph(model, PROMPT, parts, first=0, most_logits=2, max_nodes=10_000), node=0.9)
         moves = head_moves(model, graph, parts)
+        with override(graph_stream=1):  # writers one at a time
+            np.testing.assert_allclose(head_moves(model, graph, parts).share, moves.share, atol=1e-12)
         heads = head_loadings(model, graph, parts, top=model.n_layers * model.n_heads)
         run = model.run(PROMPT, read=["pattern"])
     weight, passing = (x.sel(writer=heads["writer"].values).values for x in (graph.weight, edge_influence(graph)))

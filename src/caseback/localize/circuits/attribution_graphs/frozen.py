@@ -80,11 +80,20 @@ class Attention:
     def push_values(self, below: Rows, *, biases: bool = False) -> Float[Tensor, "head query row d_head"]:
         """Each head's z of streams."""
         v = self.values_of(below, biases=biases)
-        heads, n, rows, width = v.shape
-        return (self.pattern @ v.reshape(heads, n, rows * width)).view(heads, n, rows, width)
+        (groups, _, rows, width), (heads, n, _) = v.shape, self.pattern.shape
+        z = self.pattern.reshape(groups, heads // groups * n, n) @ v.reshape(groups, n, rows * width)
+        return z.view(heads, n, rows, width)
 
-    def values_of(self, below: Rows, *, biases: bool = False) -> Float[Tensor, "head key row d_head"]:
-        """Each head's values of streams, before its pattern mixes them."""
+    def moved(
+        self, z: Float[Tensor, "head query row d_head"], values: Float[Tensor, "kv_head key row d_head"]
+    ) -> Float[Tensor, "head query key"]:
+        """What directions of each head's z read, by where it comes from, summed over rows."""
+        (groups, n, _, _), heads = values.shape, len(z)
+        read = z.reshape(groups, heads // groups * n, -1) @ values.reshape(groups, n, -1).mT
+        return read.view(heads, n, n) * self.pattern
+
+    def values_of(self, below: Rows, *, biases: bool = False) -> Float[Tensor, "kv_head key row d_head"]:
+        """Values of streams, before a pattern mixes them: of each head, or of each group of heads that share them."""
         if self.norm is not None:
             below = self.norm.frozen(below, self.scale[:, None])
             below = below if not biases or self.norm.beta is None else below + self.norm.beta
@@ -93,9 +102,8 @@ class Attention:
         v = below @ self.values.transpose(0, 1).reshape(-1, groups * width)
         v = v.view(n, rows, groups, width)
         v = v + self.values_bias if biases else v
-        v = v.repeat_interleave(len(self.pattern) // groups, 2)
-        if self.slopes is not None:
-            v = v * self.slopes[:, None]
+        if self.slopes is not None:  # of each head
+            v = v.repeat_interleave(len(self.pattern) // groups, 2) * self.slopes[:, None]
         return v.permute(2, 0, 1, 3)
 
     def push_z(self, z: Float[Tensor, "head query row d_head"]) -> Rows:

@@ -8,7 +8,7 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from caseback.localize.circuits.attribution_graphs.influence import edge_influen
 from caseback.localize.circuits.attribution_graphs.restored import errors_of, readers_in, replaced_of
 from caseback.localize.circuits.attribution_graphs.rows import Readers, downward
 from caseback.localize.circuits.attribution_graphs.sources import Replacement
-from caseback.localize.circuits.attribution_graphs.streams import Layer, own_writes, streams
+from caseback.localize.circuits.attribution_graphs.streams import Layer, Writes, own_writes, streams
 from caseback.model.graph.names import head_name
 from caseback.model.registry import technique
 from caseback.model.results import labelled
@@ -72,15 +72,20 @@ def head_loadings(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons"
     with torch.no_grad():
         ways = _ways(model, graph, dictionaries)
         network, names, readers, above = ways.replaced.network, ways.names, ways.readers, ways.above()
-        zs = [layer.z for layer in streams(ways.replaced, ways.written)]
         best = readers.rows.new_zeros(len(readers), len(names), top)
         which = torch.full(best.shape, -1, dtype=torch.long, device=best.device)
-        direct = contracted(readers, streams(ways.replaced, ways.written, attend=False))
+        direct = best.new_zeros(best.shape[:2])
+        zs: list[list[tuple[Tensor, Tensor]]] = [[] for _ in network.attention]  # by layer, of some writers each
+        for some, written in ways.written.in_parts(ways.replaced):
+            direct[:, some] = contracted(readers, streams(ways.replaced, written, attend=False))
+        for some, layer in ways.layers():
+            zs[layer.number].append((some, layer.z.transpose(1, 2).flatten(2)))
         heads, first = [], 0
         for layer, _, active in downward(ways.replaced, readers, above):
-            pulled = network.attention[layer].pull_z(active)
+            pulled = network.attention[layer].pull_z(active).transpose(1, 2).flatten(2)
             loadings = best.new_zeros(*best.shape[:2], len(pulled))
-            loadings[: active.shape[1]] = torch.einsum("hqte,hqse->tsh", pulled, zs[layer])
+            for some, z in zs.pop():
+                loadings[: active.shape[1], some] = (pulled @ z.mT).permute(1, 2, 0)
             numbers = torch.arange(len(pulled), device=which.device) + first
             heads += [head_name(layer, head) for head in range(len(pulled))]
             first += len(pulled)
@@ -143,14 +148,18 @@ def head_moves(model: Model, graph: xr.Dataset, dictionaries: Any = "neurons") -
         weight = graph["weight"].sel(writer=ways.names).values
         per_weight = np.divide(passing, weight, out=np.zeros_like(passing), where=weight != 0)
         factor = torch.as_tensor(per_weight).to(above)[ways.order]
-        layers = zip(network.attention, streams(ways.replaced, ways.written), strict=False)
-        values = [attention.values_of(layer.before) for attention, layer in layers]
+        values: list[list[tuple[Tensor, Tensor]]] = [[] for _ in network.attention]  # by layer, of some writers each
+        for some, layer in ways.layers():
+            values[layer.number].append((some, network.attention[layer.number].values_of(layer.before)))
         shares, names = [], []
         for layer, _, active in downward(ways.replaced, readers, above):
-            pulled = torch.einsum("ts,hqte->hqse", factor[: active.shape[1]], network.attention[layer].pull_z(active))
-            moved = pulled.flatten(2) @ values[layer].flatten(2).mT
-            shares.insert(0, moved * network.attention[layer].pattern)
-            names = [*(head_name(layer, head) for head in range(len(moved))), *names]
+            attention = network.attention[layer]
+            pulled, share = attention.pull_z(active), torch.zeros_like(attention.pattern)
+            for some, v in values.pop():
+                of_writers = torch.einsum("ts,hqte->hqse", factor[: active.shape[1], some], pulled)
+                share += attention.moved(of_writers, v)
+            shares.insert(0, share)
+            names = [*(head_name(layer, head) for head in range(len(share))), *names]
     coords = {"head": names, "query": np.arange(network.n_positions), "key": np.arange(network.n_positions)}
     dims = ["head", "query", "key"]
     share = labelled(torch.cat(shares), dims, coords, name="share", technique=head_moves, model=model)
@@ -163,7 +172,7 @@ class _Ways(NamedTuple):
 
     replaced: Replacement
     names: list[str]
-    written: dict[int, Tensor]
+    written: Writes
     order: Tensor
     readers: Readers
 
@@ -171,6 +180,13 @@ class _Ways(NamedTuple):
         """Where the readers' directions are pulled down to."""
         network, rows = self.replaced.network, self.readers.rows
         return rows.new_zeros(network.n_positions, len(rows), network.model.d_model)
+
+    def layers(self) -> Iterator[tuple[Tensor, Layer]]:
+        """The streams of some writers at a time at each layer that reads what they wrote, with their numbers."""
+        for some, written in self.written.in_parts(self.replaced):
+            for layer in streams(self.replaced, written):
+                if layer.number < self.replaced.network.n_layers:
+                    yield some, layer
 
 
 def _ways(model: Model, graph: xr.Dataset, dictionaries: Any) -> _Ways:
@@ -183,8 +199,8 @@ def _ways(model: Model, graph: xr.Dataset, dictionaries: Any) -> _Ways:
 def contracted(readers: Readers, layers: Iterable[Layer]) -> Float[Tensor, "reader writer"]:
     """What readers read of writers' streams: a graph's weights by forward products."""
     total: Tensor | None = None
-    for number, layer in enumerate(layers):
-        mine = readers.layer == number
+    for layer in layers:
+        mine = readers.layer == layer.number
         total = readers.rows.new_zeros(len(readers), layer.at_mlp.shape[1]) if total is None else total
         total[mine] = torch.einsum("rd,rsd->rs", readers.rows[mine], layer.at_mlp[readers.pos[mine]])
     assert total is not None

@@ -10,7 +10,6 @@ keys that the query sees.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,10 +151,10 @@ def head_of_scores(model: Model, head: str) -> tuple[int, int]:
 def _streams_before(replaced: Replacement, names: list[str], layer: int) -> Float[Tensor, "pos writer d_model"]:
     """What writers wrote, as it stands before a layer's attention."""
     start = replaced.network.at("resid_pre", 0)
-    if not names:
-        return start.new_zeros(len(start), 0, start.shape[1])
-    written = own_writes(replaced, names, errors_of(replaced, names))
-    return next(islice(streams(replaced, written), layer, None)).before
+    own = start.new_zeros(len(start), len(names), start.shape[1])
+    for some, written in own_writes(replaced, names, errors_of(replaced, names)).in_parts(replaced):
+        own[:, some] = next(at.before for at in streams(replaced, written) if at.number == layer)
+    return own
 
 
 class Projected(NamedTuple):
