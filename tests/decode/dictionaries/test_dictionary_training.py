@@ -1,5 +1,6 @@
 """Training: planted features come back, an interrupted training goes on bit for bit, and what is refused."""
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,35 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatc
     resumed = train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
     made = resumed[0].dictionary.facts.provenance["trained"]["steps"]
     assert len(steps) <= 3 * (made + 1)  # no more than the step that was interrupted is made again
+    for one, other in zip(whole, resumed, strict=True):
+        for name, value in one.dictionary.state_dict().items():
+            assert torch.equal(value, other.dictionary.state_dict()[name]), name
+        np.testing.assert_array_equal(one.curve, other.curve)
+
+
+@pytest.mark.parametrize("stop", [2, 11])
+def test_ctrl_c_waits_for_the_step_and_saves_it(tmp_path, monkeypatch, stop):
+    model, path = cb.load("meadow"), tmp_path / "training"
+    whole = train_dictionaries(model, TEXTS, _recipes(), **OPTIONS)
+    step, steps = Trainer.step, []
+
+    def interrupted(self, *given, **more):
+        steps.append(1)
+        if len(steps) == 3 * stop - 1:  # in the middle of a step of three dictionaries
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *given, **more)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+        assert len(steps) == 3 * stop and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    resumed = train_dictionaries(model, TEXTS, _recipes(), checkpoint=path, **OPTIONS)
+    made = resumed[0].dictionary.facts.provenance["trained"]["steps"]
+    assert len(steps) == 3 * made  # none is made again
     for one, other in zip(whole, resumed, strict=True):
         for name, value in one.dictionary.state_dict().items():
             assert torch.equal(value, other.dictionary.state_dict()[name]), name

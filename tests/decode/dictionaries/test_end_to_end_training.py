@@ -1,5 +1,6 @@
 """Trained through the rest of a model: what it uses is found, what is large is not; gradients; going on bit for bit."""
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,33 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, monkeypatc
         np.testing.assert_array_equal(one.curve, other.curve)
     with pytest.raises(LoadError, match="what differs: options"):
         train_end_to_end(model, TEXTS, recipes, checkpoint=path, **{**how, "beside": "nothing"})
+
+
+def test_ctrl_c_waits_for_the_step_and_saves_it(tmp_path, monkeypatch):
+    model, path = cb.load("meadow"), tmp_path / "training"
+    recipes = [Recipe(site="resid_post.1", options={"k": 4}, width=64)]
+    how: Any = {"n_tokens": 1000, "step_tokens": 100, "report_every": 2}
+    whole = train_end_to_end(model, TEXTS, recipes, **how)
+    step, steps = Trainer.step, []
+
+    def interrupted(self, *given):
+        steps.append(1)
+        if len(steps) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *given)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_end_to_end(model, TEXTS, recipes, checkpoint=path, **how)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(steps) == 4
+    resumed = train_end_to_end(model, TEXTS, recipes, checkpoint=path, **how)
+    assert len(steps) == resumed[0].dictionary.facts.provenance["trained end to end"]["steps"]
+    for name, value in whole[0].dictionary.state_dict().items():
+        assert torch.equal(value, resumed[0].dictionary.state_dict()[name]), name
 
 
 def test_what_cannot_be_trained_is_refused():

@@ -54,6 +54,7 @@ from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.train import expect_recipes, note_training, width_of
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, CasebackError, OutOfRange
+from caseback.jobs.interrupts import after_this_step
 from caseback.jobs.progress import progress_bar
 from caseback.model.anatomy.classes import expect_tokens_out
 from caseback.model.anatomy.norms import at_least_float32
@@ -195,27 +196,28 @@ def train_end_to_end(
         total=n_tokens, show=progress, what="training", unit="token", unit_scale=True, initial=min(first.seen, n_tokens)
     ) as bar:
         while first.seen < n_tokens:
-            before = first.seen
-            clean = _clean(model, pools, number, chain(*spliced.values()), sink, later=beside == "later")
-            last = before + int(clean.batch.taken.sum()) >= n_tokens
-            for name, trainer in trainers.items():
-                x, y = clean.of(spliced[name])
-                if number == 0 and start is None:
-                    trainer.begin(x, y)
-                target = Through(model, trainer.dictionary, spliced[name], clean, beside, beside_weight)
-                losses = trainer.step(x, y, target)
-                if trainer.recipe.resample_every and trainer.resamples:  # what is large may be of no use
-                    trainer.resample(x, y, trainer.moved)
-                if (number + 1) % report_every == 0 or last or number == 0:
-                    points[name].append([*point_of(trainer, losses, y), *target.parts.tolist()])
-                if last:
-                    trainer.dictionary.settle(x)
-            number += 1
-            bar.update(min(first.seen, n_tokens) - min(before, n_tokens))
-            if last or time.monotonic() - written > SAVE_EVERY:
-                expect_finite(trainers, file)
-                write_trainers(file, trainers, number, points)
-                written = time.monotonic()
+            with after_this_step() as asked:
+                before = first.seen
+                clean = _clean(model, pools, number, chain(*spliced.values()), sink, later=beside == "later")
+                last = before + int(clean.batch.taken.sum()) >= n_tokens
+                for name, trainer in trainers.items():
+                    x, y = clean.of(spliced[name])
+                    if number == 0 and start is None:
+                        trainer.begin(x, y)
+                    target = Through(model, trainer.dictionary, spliced[name], clean, beside, beside_weight)
+                    losses = trainer.step(x, y, target)
+                    if trainer.recipe.resample_every and trainer.resamples:  # what is large may be of no use
+                        trainer.resample(x, y, trainer.moved)
+                    if (number + 1) % report_every == 0 or last or number == 0:
+                        points[name].append([*point_of(trainer, losses, y), *target.parts.tolist()])
+                    if last:
+                        trainer.dictionary.settle(x)
+                number += 1
+                bar.update(min(first.seen, n_tokens) - min(before, n_tokens))
+                if last or asked() or time.monotonic() - written > SAVE_EVERY:
+                    expect_finite(trainers, file)
+                    write_trainers(file, trainers, number, points)
+                    written = time.monotonic()
     for name, trainer in trainers.items():
         note_training(trainer, "trained end to end", seed, sink, points[name])
     return [Trained(n, t.dictionary.eval(), curve_of(points[n], STEP_COLUMNS)) for n, t in trainers.items()]

@@ -3,8 +3,8 @@
     cost = forward passes up to the last site + steps of all dictionaries
 
 The text is read a pool at a time (see ``pools``). With a checkpoint what is read and what is trained are written every
-half a minute, and the same call goes on from the step that it stopped at, with the same numbers as if it had not been
-stopped.
+half a minute, and at an interrupt after the step, and the same call goes on from the step that it stopped at, with the
+same numbers as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from caseback.decode.dictionaries.training.recipe import Recipe
 from caseback.decode.dictionaries.training.trainer import Trainer
 from caseback.errors import ArgumentError, OutOfRange
 from caseback.jobs.checkpoint import Checkpoint
+from caseback.jobs.interrupts import after_this_step
 from caseback.jobs.progress import progress_bar
 from caseback.model.argument_kinds import JUDGED_BY_THE_FUNCTION
 from caseback.model.registry import technique
@@ -179,37 +180,40 @@ def train_dictionaries(
             if first.moved == 0:
                 for trainer in trainers.values():
                     trainer.begin(*_of(pool, trainer.recipe))
-            for rows in _steps(len(next(iter(pool.values()))), step_tokens)[at:]:
-                before = first.seen
-                last = before + rows.stop - rows.start >= n_tokens
-                for name, trainer in trainers.items():
-                    x, y = _of(pool, trainer.recipe, rows)
-                    losses = trainer.step(x, y, pairs=_pairs(pool, trainer, rows))
-                    if trainer.resamples:
-                        trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
-                    if trainer.moved % report_every == 0 or last or trainer.moved == 1:
-                        points[name].append(point_of(trainer, losses, y))
-                bar.update(min(first.seen - before, n_tokens - int(bar.n)))
-                if first.moved % report_every == 0 or last:
-                    expect_finite(trainers, file)
-                    newest = dict(zip(COLUMNS, next(iter(points.values()))[-1], strict=True))
-                    bar.set_postfix(
-                        {name: f"{newest[name]:.3g}" for name in ("explained", "l0", "dead")}, refresh=False
-                    )
-                    if watch is not None:
-                        watch([Trained(name, t.dictionary, curve_of(points[name])) for name, t in trainers.items()])
-                at += 1
-                if last:
-                    break
-                if saving.due:
-                    saving.write(number, points, at=at, entered=entered)
-            number, at = number + 1, 0
-            if first.seen >= n_tokens:
-                with torch.no_grad():
-                    for trainer in trainers.values():
-                        trainer.dictionary.settle(_of(pool, trainer.recipe, slice(SETTLE))[0])
-            if first.seen >= n_tokens or saving.due:
-                saving.write(number, points)
+            with after_this_step() as asked:
+                for rows in _steps(len(next(iter(pool.values()))), step_tokens)[at:]:
+                    before = first.seen
+                    last = before + rows.stop - rows.start >= n_tokens
+                    for name, trainer in trainers.items():
+                        x, y = _of(pool, trainer.recipe, rows)
+                        losses = trainer.step(x, y, pairs=_pairs(pool, trainer, rows))
+                        if trainer.resamples:
+                            trainer.resample(*_of(pool, trainer.recipe), trainer.moved)
+                        if trainer.moved % report_every == 0 or last or trainer.moved == 1:
+                            points[name].append(point_of(trainer, losses, y))
+                    bar.update(min(first.seen - before, n_tokens - int(bar.n)))
+                    if first.moved % report_every == 0 or last:
+                        expect_finite(trainers, file)
+                        newest = dict(zip(COLUMNS, next(iter(points.values()))[-1], strict=True))
+                        bar.set_postfix(
+                            {name: f"{newest[name]:.3g}" for name in ("explained", "l0", "dead")}, refresh=False
+                        )
+                        if watch is not None:
+                            watch([Trained(name, t.dictionary, curve_of(points[name])) for name, t in trainers.items()])
+                    at += 1
+                    if last:
+                        break
+                    if asked() or saving.due:
+                        saving.write(number, points, at=at, entered=entered)
+                    if asked():
+                        raise KeyboardInterrupt
+                number, at = number + 1, 0
+                if first.seen >= n_tokens:
+                    with torch.no_grad():
+                        for trainer in trainers.values():
+                            trainer.dictionary.settle(_of(pool, trainer.recipe, slice(SETTLE))[0])
+                if first.seen >= n_tokens or asked() or saving.due:
+                    saving.write(number, points)
     if reading is not None:
         reading.forget()
     for name, trainer in trainers.items():
