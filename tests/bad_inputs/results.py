@@ -39,6 +39,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "TrainingMethod": {"technique": ("registry.techniques", 0)},
     "figure.page.": {"figure": "heatmap.heatmap"},
     "frontier_markdown": {"table": "frontier_table"},
+    "transfer_markdown": {"table": "transfer_table"},
     "print_erasure": {"document": ("erasure_report", 0)},
     "print_editing": {"document": "editing_document"},
     "print_node_circuit": {"document": ("node_circuit.node_circuit", 1)},

@@ -430,6 +430,8 @@ class Valid:
             "align.align": {"pairs": pairs.pairs},
             "prompts.Prompts": parts_of(pairs),
             "frontier_table": {"names": ["ioi"]},
+            "transfer_table": {"names": ["ioi", "relation"], "method": "eap"},
+            "circuit_transfer.circuit_transfer": {"tasks": {"a": pairs, "b": pairs}, "method": "eap", "draws": 1},
             "print_collection": {
                 "facts": {"folder": None, "tokens": 3, "model": "m", "tables": {"t": {"n": {"layer": 2}}}}
                 | {"activations": ["resid_post.0"]}

@@ -101,12 +101,28 @@ def test_methods_and_organisms_are_tabled(capsys, tmp_path):
         (["ioi", "--html", "no/where.html"], "there is no folder"),
         (["ioi", "--frontier", "--html", "page.html"], "give no circuit of a task"),
         (["--organisms", "--save", "c.json"], "give no circuit of a task"),
-        (["ioi", "--markdown", "table.md"], "for the tables of --organisms and --frontier"),
+        (["ioi", "--markdown", "table.md"], "for the tables of --organisms, --frontier and --transfer"),
+        (["ioi", "--transfer"], "--transfer of ioi alone: expected two tasks or more"),
+        (["ioi", "relation", "--transfer", "--load", "c.json"], "--load"),
+        (["ioi", "relation", "--transfer", "--nodes", "neurons"], "--transfer is of circuits of heads and MLPs"),
     ],
 )
 def test_bad_input_is_one_line(capsys, arguments, says):
     status, out, err = answer(capsys, *arguments, *(SHORT if arguments else ()))
     assert status == 2 and out == "" and err.startswith("caseback: ") and err.count("\n") == 1 and says in err
+
+
+def test_circuits_on_other_tasks_are_tabled_for_people_and_for_machines(capsys, tmp_path):
+    asked = ["ioi", "relation", "--transfer", *SHORT]
+    status, out, err = answer(capsys, *asked)
+    assert (status, err) == (0, "") and "**Recovered of each task, by eap" in out and "| relation " in out
+    data = json.loads(answer(capsys, *asked, "--json")[1])
+    assert [task["name"] for task in data["tasks"]] == ["ioi", "relation"]
+    assert [on["task"] for on in data["tasks"][0]["on"]] == ["ioi", "relation"]
+    assert f"| {data['tasks'][1]['edges']}/685" in out
+    path = tmp_path / "table.md"
+    assert answer(capsys, *asked, "--markdown", str(path))[0] == 0
+    assert out.strip() in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

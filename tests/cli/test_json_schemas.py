@@ -20,6 +20,7 @@ LISTS = {
     "behavior": ["behavior"],
     "circuit --list": ["circuit", "--list"],
     "circuit --frontier": ["circuit", "ioi", "--frontier", "--count", "4"],
+    "circuit --transfer": ["circuit", "ioi", "relation", "--transfer", "--count", "4", "--method", "eap"],
     "dictionary list": ["dictionary", "list"],
     "organisms list": ["organisms", "list"],
     "organisms evaluate": ["organisms", "evaluate", "meadow", "--count", "4"],

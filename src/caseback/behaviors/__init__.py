@@ -4,6 +4,7 @@ from caseback.behaviors import heads as heads
 from caseback.behaviors import neurons as neurons
 from caseback.behaviors.atlas import Atlas as Atlas
 from caseback.behaviors.atlas import atlas as atlas
+from caseback.behaviors.circuit_transfer import circuit_transfer as circuit_transfer
 from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
 from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases
 from caseback.behaviors.facts.additive_recall import additive_recall as additive_recall

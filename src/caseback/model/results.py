@@ -41,6 +41,7 @@ DIMS = (
     "entry",  # of a sparse result: one of the places that hold something
     # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
     *("dictionary", "sparsity", "importance"),
+    *("circuit", "task"),  # whose circuit, and the task that it is run on
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

@@ -64,9 +64,16 @@ def circuit(
     frontier: Annotated[
         bool, Option("--frontier", help="Table what each method's best edges recover, for each task.")
     ] = False,
+    transfer: Annotated[
+        bool, Option("--transfer", help="Table what the circuit of each of several tasks recovers of the others.")
+    ] = False,
     table: Annotated[
         Path | None,
-        Option("--markdown", callback=writable, help="With --organisms or --frontier: write the table as Markdown."),
+        Option(
+            "--markdown",
+            callback=writable,
+            help="With --organisms, --frontier, --transfer: write the table as Markdown.",
+        ),
     ] = None,
     prompt: Annotated[
         str | None, Option(help="In place of a task: one prompt, its counterfactual and others of its pattern.")
@@ -78,10 +85,10 @@ def circuit(
     if sample.count < 2:
         raise CasebackError(f"--count {sample.count}: expected at least 2 prompts")
     share, within = _size(edges), _seconds(judging.judge)
-    if organisms or frontier or listed.listed:
+    if organisms or frontier or transfer or listed.listed:
         _expect_no_files(save.save, output.html, graph, graphml)
     elif table is not None:
-        raise CasebackError(f"--markdown {table}: it is for the tables of --organisms and --frontier")
+        raise CasebackError(f"--markdown {table}: it is for the tables of --organisms, --frontier and --transfer")
     if listed.listed:
         _list(output)
         return
@@ -90,11 +97,17 @@ def circuit(
         return
     grain.expect_forced()
     grained = grain.nodes != "heads" or grain.dictionaries or grain.spans
-    if prompt is not None and (tasks or frontier or grained):
+    tabled = "--frontier" if frontier else "--transfer" if transfer else ""
+    if tabled and grained:
+        raise CasebackError(f"{tabled} is of circuits of heads and MLPs: leave --nodes, --dictionaries and --spans out")
+    for path, option in ((load, "--load"), (compare, "--compare")):
+        if tabled and path is not None:
+            raise CasebackError(f"{option} {str(path)!r}: {tabled} finds circuits of its own, leave it out")
+    if prompt is not None and (tasks or tabled or grained):
         of_nodes = (
             "--spans" if grain.spans else "--dictionaries" if grain.nodes == "heads" else f"--nodes {grain.nodes}"
         )
-        taken = "a task" if tasks else "--frontier" if frontier else of_nodes
+        taken = "a task" if tasks else tabled or of_nodes
         raise CasebackError(f"both --prompt and {taken} given: --prompt stands in place of a task, for heads and MLPs")
     if not tasks and prompt is None:
         raise CasebackError("no task given: expected one such as ioi (`caseback tasks` lists them), or --prompt")
@@ -102,8 +115,14 @@ def circuit(
     if frontier:
         _table_frontier(tasks, of, sample, ablation.ablation, table, output)
         return
+    if transfer:
+        if len(set(tasks)) < 2:
+            raise CasebackError(f"--transfer of {tasks[0]} alone: expected two tasks or more")
+        size = 0.1 if share is None else share
+        _table_transfer(tasks, of, sample, by.method, size, ablation.ablation, table, output)
+        return
     if len(tasks) > 1:
-        raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier to table several")
+        raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier or --transfer to table several")
     if grained:
         for path, option in ((load, "--load"), (compare, "--compare"), (graph, "--graph")):
             if path is not None:
@@ -297,7 +316,7 @@ def _expect_no_files(*paths: Path | None) -> None:
     """Refuse files that no circuit is found for."""
     path = next((path for path in paths if path is not None), None)
     if path is not None:
-        raise CasebackError(f"cannot write {str(path)!r}: --list, --organisms and --frontier give no circuit of a task")
+        raise CasebackError(f"cannot write {str(path)!r}: --list and tables of circuits give no circuit of a task")
 
 
 def _size(text: str | None) -> int | float | None:
@@ -352,12 +371,37 @@ def _table_frontier(
 
         how = {"seed": sample.seed, "ablation": ablation}
         table = frontier_table(model_of(of), names, sample.count, **how, progress=True)
-    command = f"caseback circuit {' '.join(names)} --frontier --model {of.model}"
-    command += "" if of.gguf is None else f" --gguf {of.gguf}"
-    command += " --allow-pickle" * of.allow_pickle + " --trust-remote-code" * of.trust_remote_code
-    command += f" --count {sample.count} --seed {sample.seed}"
+    command = _line(names, "--frontier", of, sample)
     plain = {key: table[key] for key in ("model", "tasks", "ioi_heads")}
     answer(output, plain, text=lambda: _put(frontier_markdown(table), path, command))
+
+
+def _table_transfer(
+    names: list[str],
+    of: OfModel,
+    sample: Sample,
+    method: str,
+    edges: int | float,
+    ablation: str,
+    path: Path | None,
+    output: Json,
+) -> None:
+    with quiet():
+        from caseback.reports.tables.transfer import transfer_table
+        from caseback.views.text.circuit_tables import transfer_markdown
+
+        how = {"method": method, "edges": edges, "ablation": ablation, "seed": sample.seed}
+        table = transfer_table(model_of(of), names, sample.count, **how, progress=True)
+    command = f"{_line(names, '--transfer', of, sample)} --method {method} --edges {edges} --ablation {ablation}"
+    answer(output, table, text=lambda: _put(transfer_markdown(table), path, command))
+
+
+def _line(names: list[str], table: str, of: OfModel, sample: Sample) -> str:
+    """The command that makes a table again."""
+    command = f"caseback circuit {' '.join(names)} {table} --model {of.model}"
+    command += "" if of.gguf is None else f" --gguf {of.gguf}"
+    command += " --allow-pickle" * of.allow_pickle + " --trust-remote-code" * of.trust_remote_code
+    return f"{command} --count {sample.count} --seed {sample.seed}"
 
 
 def _put(text: str, path: Path | None, command: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from caseback.errors import CasebackError
 from caseback.reports.document import checked, drawn_from
 from caseback.reports.tables.frontier import SHARES, WANTED
 
-__all__ = ["frontier_markdown", "markdown", "organisms_markdown"]
+__all__ = ["frontier_markdown", "markdown", "organisms_markdown", "transfer_markdown"]
 
 _WITHIN = 0.1
 
@@ -70,6 +70,45 @@ def frontier_markdown(table: Mapping[str, Any]) -> str:
         lines += ["ABBA: IO is said before S; BABA: after it.", ""]
         lines += markdown(["head", "role", *columns], cells)
     return "\n".join(lines).rstrip()
+
+
+@checked
+@drawn_from("a table of circuits", "transfer_table")
+def transfer_markdown(table: Mapping[str, Any]) -> str:
+    """What each task's circuit recovers of every task, with what stands beside it.
+
+    Parameters
+    ----------
+    table
+        What ``transfer_table`` gave.
+    """
+    tasks = table["tasks"]
+    head = ["circuit of", "edges", *(task["name"] for task in tasks)]
+    total = table["total"]
+
+    def rows(cell: Callable[[Mapping[str, Any]], str]) -> list[list[str]]:
+        return [[task["name"], f"{task['edges']}/{total}", *map(cell, task["on"])] for task in tasks]
+
+    parts = {
+        f"Recovered of each task, by {table['method']}, cut edges {table['ablation']} (95 % interval)": rows(
+            lambda on: f"{on['recovered']:.2f} ({on['recovered_low']:.2f} to {on['recovered_high']:.2f})"
+        ),
+        "By as many random edges that lead to the logits: mean, 95 % quantile": rows(
+            lambda on: f"{on['random']:.2f}, {on['band']:.2f}"
+        ),
+        "By all heads and MLPs of its layers": [
+            [task["name"], f"{task['edges_of_layers']}/{total}", *(f"{on['same_layers']:.2f}" for on in task["on"])]
+            for task in tasks
+        ],
+        "Edges shared, as IoU (95 % quantile of random edges); nodes": rows(
+            lambda on: f"{on['iou_edges']:.2f} ({on['iou_band']:.2f}); {on['iou_nodes']:.2f}"
+        ),
+    }
+    lines = []
+    for title, cells in parts.items():
+        lines += [f"**{title}**", "", *markdown(head, cells), ""]
+    ends = (f"{t['name']} {t['measure']}: {t['whole']:.2f}, cut {t['empty']:.2f}" for t in tasks)
+    return "\n".join([*lines, f"In the whole model, and with every edge cut: {'; '.join(ends)}."])
 
 
 @checked
