@@ -80,8 +80,8 @@ def test_a_circuit_in_few_layers_stands_beside_the_heads_and_mlps_of_these(model
     from caseback.behaviors.circuit_transfer import _same_layers
 
     graph = Graph.of(model.anatomy)
-    mask = graph.mask(Circuit.of("embed -> L0H1.v", "L0H1 -> L2H3.k", "L2H3 -> logits"))
-    edges = graph.circuit(_same_layers(graph, mask)).edges
+    circuit = Circuit.of("embed -> L0H1.v", "L0H1 -> L2H3.k", "L2H3 -> logits")
+    edges = graph.circuit(_same_layers(graph, circuit)).edges
     ends = {(node.kind, node.layer) for edge in edges for node in (edge.source, edge.target)}
     assert {kind for kind, _ in ends} == {"embed", "head", "logits"}
     assert {layer for kind, layer in ends if kind == "head"} == {0, 2}

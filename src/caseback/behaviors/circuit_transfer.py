@@ -24,7 +24,7 @@ from caseback.localize.circuits.faithfulness import faithfulness
 from caseback.localize.circuits.machinery.masks import masks_of
 from caseback.localize.circuits.methods import find_circuit
 from caseback.localize.circuits.selecting import select_mask
-from caseback.model.circuit import Node
+from caseback.model.circuit import Circuit, Node
 from caseback.model.graph.graph import Graph
 from caseback.model.registry import technique
 from caseback.model.results import labelled_set
@@ -109,7 +109,7 @@ def circuit_transfer(
     how = {"method": method, "edges": edges, "ablation": ablation, "progress": progress}
     circuits = [find_circuit(model, one.clean, one.corrupt, one.metric, **how) for one, _ in halves.values()]
     own = masks_of(graph, circuits)[:, 0]
-    layers = torch.stack([_same_layers(graph, mask) for mask in own])
+    layers = torch.stack([_same_layers(graph, circuit) for circuit in circuits])
     rng = torch.Generator().manual_seed(seed)
     sizes, n = own.sum((1, 2)).tolist(), len(tasks)
     drawn = [torch.rand(graph.exists.shape, generator=rng) for _ in range(n * draws)]
@@ -150,13 +150,10 @@ def circuit_transfer(
     return labelled_set(arrays, coords, technique=circuit_transfer, model=model, **attrs)
 
 
-def _same_layers(graph: Graph, mask: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
+def _same_layers(graph: Graph, circuit: Circuit) -> Bool[Tensor, "writer reader"]:
     """All edges between all heads and MLPs of the layers that a circuit has heads and MLPs in."""
-    writers, readers = [_kind(node) for node in graph.writers], [_kind(node) for node, _ in graph.readers]
-    used = {writers[i] for i in mask.any(1).nonzero()[:, 0].tolist()}
-    used |= {readers[i] for i in mask.any(0).nonzero()[:, 0].tolist()}
-    sides = [torch.tensor([kind in used for kind in kinds]) for kinds in (writers, readers)]
-    return graph.exists & sides[0][:, None] & sides[1]
+    used = {_kind(node) for node in circuit.nodes}
+    return graph.between(node for node in graph.writers if _kind(node) in used)
 
 
 def _kind(node: Node) -> tuple[str, int]:

@@ -1,10 +1,12 @@
 """Ctrl-C that waits until a step is whole, so that what has been done by then can be saved before the work ends.
 
-with after_this_step() as asked:
-    for step in steps:
-        ...
-        if asked():
-            save(), and raise KeyboardInterrupt
+    with after_this_step() as asked:
+        for step in steps:
+            ...
+            if asked():
+                save(), and raise KeyboardInterrupt
+
+Who works in several threads or has a handler of their own keeps the interrupts that they have.
 """
 
 from __future__ import annotations

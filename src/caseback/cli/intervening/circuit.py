@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -118,8 +118,7 @@ def circuit(
     if transfer:
         if len(set(tasks)) < 2:
             raise CasebackError(f"--transfer of {tasks[0]} alone: expected two tasks or more")
-        size = 0.1 if share is None else share
-        _table_transfer(tasks, of, sample, by.method, size, ablation.ablation, table, output)
+        _table_transfer(tasks, of, sample, by.method, share, ablation.ablation, table, output)
         return
     if len(tasks) > 1:
         raise CasebackError(f"{len(tasks)} tasks given: expected one, or --frontier or --transfer to table several")
@@ -381,7 +380,7 @@ def _table_transfer(
     of: OfModel,
     sample: Sample,
     method: str,
-    edges: int | float,
+    edges: int | float | None,
     ablation: str,
     path: Path | None,
     output: Json,
@@ -390,9 +389,11 @@ def _table_transfer(
         from caseback.reports.tables.transfer import transfer_table
         from caseback.views.text.circuit_tables import transfer_markdown
 
-        how = {"method": method, "edges": edges, "ablation": ablation, "seed": sample.seed}
-        table = transfer_table(model_of(of), names, sample.count, **how, progress=True)
-    command = f"{_line(names, '--transfer', of, sample)} --method {method} --edges {edges} --ablation {ablation}"
+        how: dict[str, Any] = {} if edges is None else {"edges": edges}
+        how |= {"method": method, "ablation": ablation}
+        table = transfer_table(model_of(of), names, sample.count, **how, seed=sample.seed, progress=True)
+    options = " ".join(f"--{name} {value}" for name, value in how.items())
+    command = f"{_line(names, '--transfer', of, sample)} {options}"
     answer(output, table, text=lambda: _put(transfer_markdown(table), path, command))
 
 
