@@ -167,6 +167,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "organisms path": ["meadow"],
         "organisms train": ["grokking", "--out", str(folder / "trained"), "--steps", "1", "--stop-at", "1"],
         "organisms evaluate": [model, "--count", "1"],
+        "organisms learn": ["count", "--alphabet", "ab", "--max-length", "4", "--rounds", "1", "--steps", "1"],
     }
 
 

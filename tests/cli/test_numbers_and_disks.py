@@ -122,6 +122,7 @@ WRITING = [
     ("dictionary judge", "--html"),
     ("dictionary judge", "--checkpoint"),
     ("dictionary eval", "--html"),
+    ("organisms learn", "--save"),
 ]
 
 

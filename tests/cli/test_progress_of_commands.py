@@ -45,6 +45,7 @@ COUNTED = {
     "routing": ["routing", "CORPUS", "--max-length", "12"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],
     "evaluate": ["organisms", "evaluate", "--count", "2"],
+    "learn": ["organisms", "learn", "count", "--alphabet", "ab", "--max-length", "4", "--rounds", "1", "--steps", "2"],
     "train": ["organisms", "train", "meadow", "--out", "FOLDER", "--steps", "2"],
     "dictionary train": ["dictionary", "train", "CORPUS", "--store", "FOLDER", "--tokens", "99", "--width", "64"],
     "dictionary evaluate": ["dictionary", "eval", "CORPUS", "DICTIONARY"],

@@ -212,6 +212,15 @@ class Places(Layers):
     pos: Annotated[str | None, Option(help="Positions such as 2-5,-1; all by default.")] = None
 
 
+class ProgramParts(Group):
+    """What a learned program may be made of."""
+
+    layers: Annotated[int, Option(min=1, help="Layers of heads and lookups.")] = 2
+    heads: Annotated[int, Option(min=0, help="Heads a layer that fetch a value.")] = 2
+    counters: Annotated[int, Option(min=0, help="Heads a layer that count.")] = 1
+    lookups: Annotated[int, Option(min=0, help="Tables a layer, of two variables.")] = 0
+
+
 class SteeredTokens(Group):
     """Which part of a text is changed."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from caseback.cli.answer import answer, say_written
+from caseback.cli.listing.learn import learn
 from caseback.cli.loading import quiet
 from caseback.cli.options import Json, Out, Sample, Seed, Steps, Threads
 from caseback.cli.with_options import with_options
@@ -18,7 +19,8 @@ from caseback.errors import CasebackError, LoadError
 from caseback.jobs.json_text import parse_json
 from caseback.jobs.text_file import read_text
 
-organisms = typer.Typer(name="organisms", help="The models that ship with the package: list, train, evaluate.")
+organisms = typer.Typer(name="organisms", help="Models whose insides are known: list, train, evaluate, learn.")
+organisms.command()(learn)
 
 
 @organisms.callback(invoke_without_command=True)

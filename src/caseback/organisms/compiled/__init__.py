@@ -6,6 +6,7 @@
 """
 
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from caseback.errors import CasebackError, did_you_mean
@@ -82,7 +83,13 @@ def build(name: str, **sizes: Any) -> "Organism":
     if not isinstance(name, str) or name not in BUILDERS:
         raise CasebackError(f"no organism is called {name!r}. {did_you_mean(str(name), names())}")
     home, _, function = BUILDERS[name].rpartition(".")
-    return getattr(import_module(f"{__name__}.{home}"), function)(**sizes)
+    builder = getattr(import_module(f"{__name__}.{home}"), function)
+    parameters = signature(builder).parameters
+    takes = [size for size, of in parameters.items() if of.kind is not of.VAR_KEYWORD]
+    takes += ["dtype"] * (len(takes) < len(parameters))  # handed on to compile_program
+    if unknown := [size for size in sizes if size not in takes]:
+        raise CasebackError(f"{name!r} takes no {unknown[0]}. {did_you_mean(unknown[0], takes)}")
+    return builder(**sizes)
 
 
 def __getattr__(name: str) -> Any:
