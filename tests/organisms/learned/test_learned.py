@@ -97,6 +97,14 @@ def test_a_task_of_one_layer_is_learned_and_its_model_answers(name):
         ]
 
 
+def test_the_script_compiles_the_program():
+    task = build("count", alphabet="ab", max_length=4)
+    learned = learn_program(task.function, "ab", 4, layers=1, heads=0, restarts=8)
+    names = {}
+    exec(learned.script, names)
+    assert names["organism"].predict([list("abaa")]) == learned.compile().predict([list("abaa")])
+
+
 def test_answers_without_a_rule_are_not_learned():
     """On prompts it never saw, a program of random answers is no better than the word alone."""
 

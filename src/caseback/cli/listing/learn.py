@@ -23,7 +23,7 @@ def learn(
     rounds: Annotated[int, typer.Option(min=1, help="How often parts of the best are learned anew, at most.")] = 8,
     steps: Steps = Steps(200).worded(steps="Steps of a round."),
     seed: Seed = Seed().worded(seed="What the prompts and the first choices follow from."),
-    save: Save = Save().worded(save="Write the program to this file, as Python."),
+    save: Save = Save().worded(save="Write the program to this file, as Python that compiles it."),
     output: Json = Json(),
 ) -> None:
     """Learn a discrete Transformer on a compiled organism's task: the program, how often it is right, its circuit."""
@@ -50,7 +50,7 @@ def learn(
         circuit = sorted(map(str, learned.compile().circuit.edges))
     if save.save is not None:
         with whole_file(save.save) as draft:
-            draft.write_text(learned.source + "\n", encoding="utf-8")
+            draft.write_text(learned.script, encoding="utf-8")
     rows = {
         "organism": name,
         "alphabet": list(learned.alphabet),
@@ -67,7 +67,7 @@ def learn(
         typer.echo(learned.source)
         typer.echo(
             f"\n{learned.accuracy:.2%} of held-out answers right ({learned.chance:.0%} by the current word alone), "
-            f"after {len(learned.rounds)} rounds."
+            f"after {len(learned.rounds)} round{'s' * (len(learned.rounds) > 1)}."
         )
         typer.echo("Its circuit, compiled: " + ", ".join(circuit))
 

@@ -102,6 +102,17 @@ class LearnedProgram:
         """The program as Python, a line a variable."""
         return source(self.program)
 
+    @property
+    def script(self) -> str:
+        """The same as a file that runs, and compiles it as ``organism``."""
+        last = self.source.splitlines()[-1].partition(" = ")[0] if parts(self.program) else str(self.program)
+        return (
+            "from caseback.organisms.compiled import compile_program\n"
+            "from caseback.organisms.compiled.language import *\n\n"
+            f"{self.source}\n"
+            f"organism = compile_program({last}, alphabet={self.alphabet!r}, max_length={self.max_length})\n"
+        )
+
     def compile(self) -> Organism:
         """The program's weights, circuit and variables, as ``compile_program`` writes them."""
         return compile_program(self.program, alphabet=self.alphabet, max_length=self.max_length, name="learned")
