@@ -93,6 +93,10 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "context_memory_html": {"document": "context_memory_document"},
     "claims_words": {"document": "context_memory_document"},
     "dial_words": {"dial": ("context_memory_document", "dials", 0)},
+    "binding_document": {"table": "binding_ids"},
+    **dict.fromkeys(
+        ("binding_html", "print_binding", "texts_words", "binding_words"), {"document": "binding_document"}
+    ),
     "requests_document": {"patched": "request_patching"},
     "requests_html": {"document": "requests_document"},
     "pairs_words": {"document": "requests_document"},

@@ -403,6 +403,12 @@ class Valid:
                 **{"requests": ["The capital of {} is", "The language of {} is"], "count": 4},
                 **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
             },
+            "binding_ids": {"scene": "boxes", "count": 40},
+            "likeliest": {"answers": [5]},
+            "scenes.Scene": {
+                **{"fact": "{entity} has {attribute}", "question": "{entity} has"},
+                **{"entities": ["Mary", "John"], "attributes": ["tea", "milk"]},
+            },
             "neuron_routing": {"corpus": [TEXT, OTHER], "n_tokens": 60, "least": 1},
             "relations_of": {"names": ["capital", "language"]},
             "choices.says": {"answers": [5]},

@@ -41,6 +41,7 @@ COUNTED = {
     "recall": ["recall", "--count", "12"],
     "world": ["world", "--count", "12", "--edits", "4"],
     "function": ["function", "capital", "--count", "4"],
+    "binding": ["binding", "--count", "16"],
     "requests": ["requests", "capital", "language", "--count", "4"],
     "routing": ["routing", "CORPUS", "--max-length", "12"],
     "truth": ["truth", "--count", "4", "--methods", "mass_mean"],

@@ -18,7 +18,7 @@ from caseback.localize.circuits import (
     prune_graph,
     save_graph,
 )
-from caseback.reports.concepts.features import features_document
+from caseback.reports.dictionaries.features import features_document
 from caseback.reports.graphs.attribution import attribution_graph_document
 from caseback.reports.graphs.paths import effects
 

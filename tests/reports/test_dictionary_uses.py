@@ -11,8 +11,8 @@ import caseback as cb
 from caseback.decode.dictionaries import Facts, TopK
 from caseback.errors import ArgumentError, CasebackError, LoadError
 from caseback.organisms.prose.world import RESIDENTS
-from caseback.reports.concepts.dictionaries import dictionaries_document
-from caseback.reports.concepts.features import features_document
+from caseback.reports.dictionaries.dictionaries import dictionaries_document
+from caseback.reports.dictionaries.features import features_document
 from caseback.views.page.kinds import page_html
 from caseback.views.text.concepts.dictionaries import print_dictionaries
 from caseback.views.text.concepts.features import print_features

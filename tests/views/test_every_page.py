@@ -73,6 +73,7 @@ PAGES = {
     "function": ("function", "capital", "--count", "8", "--draws", "2"),
     "world": ("world", "--count", "24", "--edits", "8", "--draws", "2"),
     "learner": ("learner", "--count", "24", "--pairs", "4"),
+    "binding": ("binding", "boxes", "--count", "16"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "routing": ("routing", "CORPUS", "--max-length", "6"),
     "recall": ("recall", "--count", "16", "--draws", "2"),

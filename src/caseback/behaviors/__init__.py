@@ -4,6 +4,9 @@ from caseback.behaviors import heads as heads
 from caseback.behaviors import neurons as neurons
 from caseback.behaviors.atlas import Atlas as Atlas
 from caseback.behaviors.atlas import atlas as atlas
+from caseback.behaviors.binding.binding_ids import binding_ids as binding_ids
+from caseback.behaviors.binding.scenes import SCENES as SCENES
+from caseback.behaviors.binding.scenes import Scene as Scene
 from caseback.behaviors.circuit_transfer import circuit_transfer as circuit_transfer
 from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
 from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases

@@ -27,6 +27,7 @@ from caseback.cli.explaining.mcp import mcp
 from caseback.cli.explaining.serve import serve
 from caseback.cli.finding.atlas import atlas
 from caseback.cli.finding.behavior import behavior
+from caseback.cli.finding.binding import binding
 from caseback.cli.finding.emergence import emergence
 from caseback.cli.finding.facts import facts
 from caseback.cli.finding.function import function
@@ -69,7 +70,7 @@ from caseback.version import __version__
 BY_JOB = {
     "Why did it say that?": (explain, attribute, influence, dla, drivers, graph, serve, mcp),
     "What is inside the model?": (
-        *(atlas, behavior, facts, recall, requests, function, routing),
+        *(atlas, behavior, facts, recall, requests, function, binding, routing),
         *(learner, world, truth, emergence, universality, weights, activating),
     ),
     "Which part did it?": (patch, ablate, trace, circuit, align),

@@ -42,6 +42,7 @@ DIMS = (
     # of sparse dictionaries: several beside each other; of toy models: how rare and how important features are
     *("dictionary", "sparsity", "importance"),
     *("circuit", "task"),  # whose circuit, and the task that it is run on
+    "part",  # of a text: whose states are changed
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

@@ -27,7 +27,7 @@ from caseback.decode.dictionaries import (
 )
 from caseback.decode.dictionaries.measures import replacement_measures
 from caseback.errors import ArgumentError, CasebackError, OutOfRange, TokensError
-from caseback.reports.concepts.features import features_document
+from caseback.reports.dictionaries.features import features_document
 
 PAIRS = [
     (Standard, StandardCrosscoder, {}),

@@ -1,6 +1,7 @@
 """Which of several answers a model gives, as one number for a sweep.
 
-says = k where no token has a higher logit than answer k's first, k = 1, 2 ...;  0 where none of them is first
+says      = k where no token has a higher logit than answer k's first, k = 1, 2 ...;  0 where none of them is first
+likeliest = k where none of the others has a higher logit
 """
 
 from __future__ import annotations
@@ -43,3 +44,28 @@ def says(*answers: Sequence[int]) -> Metric:
         return Bound(bound[0].columns, None, value)
 
     return Metric("says", bind, [list(ids) for ids in zip(*answers, strict=True)])
+
+
+def likeliest(*answers: Sequence[int]) -> Metric:
+    """The number of the answer of the highest logit among these, from 1, whatever else the model would say.
+
+    Parameters
+    ----------
+    *answers
+        Each a token for every prompt.
+
+    Examples
+    --------
+    >>> import caseback as cb
+    >>> model = cb.load("meadow")
+    >>> run = model.run("The capital of Italy is")
+    >>> rome, oslo = (model.tokenizer(word)["input_ids"][-1:] for word in (" Rome", " Oslo"))
+    >>> likeliest(oslo, rome)(run).tolist()
+    [2.0]
+    """
+    ids = torch.tensor([list(some) for some in answers]).T
+
+    def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
+        return Bound(tokens.column(-1), ids, lambda x, rows: x.argmax(-1).to(x) + 1)
+
+    return Metric("likeliest", bind, ids.tolist())

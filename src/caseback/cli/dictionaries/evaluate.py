@@ -46,7 +46,7 @@ def evaluate(
     """Measure dictionaries: active features, variance explained, what the model loses with them in place."""
     with quiet():
         from caseback.decode.dictionaries import load
-        from caseback.reports.concepts.dictionaries import dictionaries_document
+        from caseback.reports.dictionaries.dictionaries import dictionaries_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.dictionaries import print_dictionaries
 

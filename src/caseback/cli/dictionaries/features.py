@@ -41,7 +41,7 @@ def features(
     with quiet():
         from caseback.decode.dictionaries import load
         from caseback.model.notes import Notes
-        from caseback.reports.concepts.features import features_document
+        from caseback.reports.dictionaries.features import features_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.features import print_features
 

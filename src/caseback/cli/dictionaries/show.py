@@ -41,7 +41,7 @@ def show(
     """Show what a dictionary is: layout, architecture, sites, training; and cards of its features."""
     with quiet():
         from caseback.decode.dictionaries.formats.loading import load_all
-        from caseback.reports.concepts.dictionary import dictionary_document
+        from caseback.reports.dictionaries.dictionary import dictionary_document
         from caseback.views.page.kinds import write_page
         from caseback.views.text.concepts.dictionary import print_dictionary
 

@@ -33,7 +33,7 @@ from caseback.model.graph.names import parse_name
 from caseback.model.notes import Notes
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
-from caseback.reports.concepts.features import FEATURES
+from caseback.reports.dictionaries.features import FEATURES
 from caseback.reports.document import Document
 from caseback.reports.graph import cumulative_shares, graph_document
 from caseback.reports.graphs.looks import looks

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from caseback.reports.concepts.dictionaries import DICTIONARIES, MEASURES
+from caseback.reports.dictionaries.dictionaries import DICTIONARIES, MEASURES
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 from caseback.views.page.kit.curve_svg import ticks

@@ -9,7 +9,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from caseback.reports.concepts.dictionary import DICTIONARY
+from caseback.reports.dictionaries.dictionary import DICTIONARY
 from caseback.reports.tokens_text import visible
 from caseback.views.page.kit.frame import cut, frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table

@@ -9,7 +9,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from caseback.reports.concepts.features import FEATURES
+from caseback.reports.dictionaries.features import FEATURES
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent
 from caseback.views.page.kit.tables import table

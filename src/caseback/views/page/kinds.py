@@ -40,6 +40,7 @@ PAGES = {
     "caseback.judged_explanations": "mechanisms.judged_explanations",
     "caseback.memorization": "mechanisms.memorization",
     "caseback.probe": "probe",
+    "caseback.binding": "mechanisms.binding",
     "caseback.requests": "mechanisms.requests",
     "caseback.routing": "mechanisms.routing",
     "caseback.span_circuit": "mechanisms.span_circuit",

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from caseback.reports.concepts.dictionaries import DICTIONARIES
+from caseback.reports.dictionaries.dictionaries import DICTIONARIES
 from caseback.reports.document import checked
 from caseback.views.numbers_text import number, percent, signed
 

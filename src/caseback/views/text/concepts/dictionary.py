@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from caseback.reports.concepts.dictionary import DICTIONARY
+from caseback.reports.dictionaries.dictionary import DICTIONARY
 from caseback.reports.document import checked
 from caseback.views.numbers_text import number, percent
 from caseback.views.text.concepts.features import card_lines

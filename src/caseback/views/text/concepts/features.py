@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from caseback.reports.concepts.features import FEATURES
+from caseback.reports.dictionaries.features import FEATURES
 from caseback.reports.document import checked
 from caseback.views.numbers_text import number, percent
 from caseback.views.text.factors import factor_lines

@@ -20,8 +20,8 @@ from caseback.decode.dictionaries.features.places import source_names, target_na
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
-from caseback.reports.concepts.feature_cards import cards_of, words_written
-from caseback.reports.concepts.features import features_document
+from caseback.reports.dictionaries.feature_cards import cards_of, words_written
+from caseback.reports.dictionaries.features import features_document
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 

@@ -19,7 +19,7 @@ from caseback.decode.dictionaries.measures.source_measures import source_states
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.arguments import checked
 from caseback.model.running.model import Model
-from caseback.reports.concepts.dictionary_uses import attribute_rows, forgetting_rows
+from caseback.reports.dictionaries.dictionary_uses import attribute_rows, forgetting_rows
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 from caseback.stream.documents import documents

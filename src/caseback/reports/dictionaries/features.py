@@ -43,7 +43,7 @@ from caseback.model.arguments import checked
 from caseback.model.notes import Notes
 from caseback.model.running.model import Model
 from caseback.model.running.tokens import PromptsLike
-from caseback.reports.concepts.feature_cards import cards_of, notes_on, words_written
+from caseback.reports.dictionaries.feature_cards import cards_of, notes_on, words_written
 from caseback.reports.document import DocumentKind
 from caseback.reports.model_facts import model_facts
 from caseback.reports.tokens_text import visible
