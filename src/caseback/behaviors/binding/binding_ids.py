@@ -179,7 +179,7 @@ def _states(model: Model, texts: Drawn, ids: str) -> dict[str, States]:
         run = model.run(some, read=[SITE])
         stream = torch.stack([run[SITE, layer] for layer in range(model.n_layers)])
         for name, places in slots.items():
-            parts[name].append(stream[:, :, places])
+            parts[name].append(stream[:, :, places.to(stream.device)])
     return {name: torch.cat(some, 1) for name, some in parts.items()}
 
 
@@ -192,14 +192,14 @@ def _changed(
     model: Model, on: Drawn, means: dict[str, Float[Tensor, "layer entity width d_model"]], seed: int
 ) -> Iterator[dict[str, tuple[Tensor, ...]]]:
     """For each intervention and part, the new states (layer, batch, width, d_model) of the two whose things differ."""
-    rows = torch.arange(len(on))
-    plain = {name: tuple(x[:, rows, which] for which in on.pair) for name, x in _states(model, on, "plain").items()}
+    rows, both = torch.arange(len(on), device=model.device), on.pair.to(model.device)
+    plain = {name: tuple(x[:, rows, which] for which in both) for name, x in _states(model, on, "plain").items()}
     exchanged = {
-        name: tuple(_states(model, on, name)[name][:, rows, which] for which in on.pair)
+        name: tuple(_states(model, on, name)[name][:, rows, which] for which in both)
         for name in ("entities", "attributes")
     }
     rng = torch.Generator().manual_seed(seed)
-    shift = {name: of[:, on.pair[1]] - of[:, on.pair[0]] for name, of in means.items()}
+    shift = {name: of[:, both[1]] - of[:, both[0]] for name, of in means.items()}
     random = {name: _like(of, rng) for name, of in shift.items()}
     moved = {name: pair[::-1] for name, pair in plain.items()}
     added = {name: (a + shift[name], b - shift[name]) for name, (a, b) in plain.items()}
