@@ -66,6 +66,6 @@ def likeliest(*answers: Sequence[int]) -> Metric:
     ids = torch.tensor([list(some) for some in answers]).T
 
     def bind(tokens: Tokens, tokenizer: Any, d_vocab: int) -> Bound:
-        return Bound(tokens.column(-1), ids, lambda x, rows: x.argmax(-1).to(x) + 1)
+        return Bound(tokens.column(-1), ids.to(tokens.ids.device), lambda x, rows: x.argmax(-1).to(x) + 1)
 
     return Metric("likeliest", bind, ids.tolist())
