@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
+import { unitsOf } from "../src/atlas/words.js";
 import { looks, place } from "../src/atlas/looks.js";
 
 const kind = (name, sort, more = {}) => ({ kind: name, sort, threshold: 0.2, band: 0.1, missing: "", ...more });
@@ -39,4 +40,21 @@ test("a unit's proved kinds come first", () => {
   assert.deepEqual(looks(DOC).unit("L1H0").map(({ kind }) => kind.kind), ["induction"]);
   assert.deepEqual(looks(DOC).unit("L5H5"), []);
   assert.deepEqual(looks({ ...DOC, looks: undefined }).of("entropy").map(({ unit }) => unit), ["L0N7"]);
+});
+
+test("units are listed by a word of their weights, then by where they are largest", () => {
+  const words = (own) => [{ reads: [], writes: [], lowers: [], ...own }];
+  const cards = {
+    L0N1: { words: words({ reads: [" Paris"] }), windows: [] },
+    L1N2: { words: words({ writes: [" paris"], lowers: ["Rome"] }), windows: [{ tokens: ["in", " Paris"], at: 1 }] },
+    L1H0: { words: [{ reads: ["a"], writes: ["b"] }], windows: [{ tokens: [" Paris", " is"], at: 0 }] },
+    L2N0: { words: [], windows: [{ tokens: [" Paris", " is"], at: 1 }] },
+  };
+  assert.deepEqual(unitsOf(cards, " PARIS"), [
+    { unit: "L1N2", ways: ["writes", "at"] },
+    { unit: "L0N1", ways: ["reads"] },
+    { unit: "L1H0", ways: ["at"] },
+  ]);
+  assert.deepEqual(unitsOf(cards, "Rome"), [{ unit: "L1N2", ways: ["lowers"] }]);
+  assert.deepEqual(unitsOf(cards, "  "), []);
 });

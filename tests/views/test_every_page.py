@@ -289,6 +289,29 @@ def test_the_map_of_an_atlas_shows_any_kind_and_a_card_of_any_unit(tab, pages):
     assert "is no unit" in tab.evaluate("document.querySelector('.atlas-card').textContent")
 
 
+def test_an_atlas_lists_units_by_a_word(tab, pages):
+    tab.look(width=1280)
+    tab.open(pages("atlas").as_uri())
+    tab.evaluate("document.querySelector('.field .unit[title^=\"L2H2:\"]').click()")
+    word = tab.evaluate("document.querySelector('.unit-words td code').textContent").strip()
+    write = "const w = document.querySelector('#atlas-word'); w.value = {}; w.dispatchEvent(new Event('input'))"
+    tab.evaluate(write.format(json.dumps(word)))
+    buttons = "[...document.querySelectorAll('.strongest .name')].map(button => button.textContent)"
+    assert any(text.startswith("L2H2 ") for text in tab.evaluate(buttons))
+    tab.evaluate(
+        "[...document.querySelectorAll('.strongest .name')].find(b => b.textContent.startsWith('L2H2 ')).click()"
+    )
+    assert tab.evaluate("document.querySelector('.unit-card h3').textContent") == "L2H2"
+    address = tab.evaluate("location.hash")
+    assert "word=" in address
+    tab.open("about:blank")
+    tab.open(f"{pages('atlas').as_uri()}{address}")
+    assert any(text.startswith("L2H2 ") for text in tab.evaluate(buttons))
+    tab.evaluate(write.format(json.dumps("zzz<b>")))
+    said = tab.evaluate("document.querySelector('.atlas-view').innerText")
+    assert "none has “zzz<b>”" in said and "caseback weights" in said and tab.evaluate(buttons) == []
+
+
 def test_a_choice_is_in_the_address(tab, pages):
     tab.look(width=1280)
     tab.open(pages("explain").as_uri())

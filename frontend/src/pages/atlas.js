@@ -1,9 +1,10 @@
 // The page of an atlas: it is written as HTML, and this puts the map in front of its tables: one kind at a time, with a
-// card for each unit. What is chosen is in the address, as kind=… and unit=….
+// card for each unit, and units by a word. What is chosen is in the address, as kind=…, unit=… and word=….
 
 import { card } from "../atlas/card.js";
 import { looks, place } from "../atlas/looks.js";
 import { draw } from "../atlas/map.js";
+import { ofWord } from "../atlas/words.js";
 import { recall, remember } from "../kit/address.js";
 import { pageDocument } from "../kit/document.js";
 import { h, put } from "../kit/dom.js";
@@ -64,6 +65,20 @@ function map(doc) {
       },
     },
   });
+  const matches = h("div", { "aria-live": "polite" });
+  const find = (word) => put(matches, word.trim() && ofWord(doc.cards, word, open));
+  const word = h("input", {
+    id: "atlas-word",
+    type: "text",
+    size: 10,
+    spellcheck: "false",
+    on: {
+      input: () => {
+        remember("word", word.value);
+        find(word.value);
+      },
+    },
+  });
   function show(name) {
     const kind = known.kinds.find((one) => one.kind === name);
     select.value = name;
@@ -75,6 +90,10 @@ function map(doc) {
   const unit = recall("unit") ?? decodeURIComponent(location.hash.slice(1));
   if (first) show((asked ?? first).kind);
   if (place(unit)) showCard(unit);
+  if (doc.cards && recall("word")) {
+    word.value = recall("word");
+    find(word.value);
+  }
   return h(
     "section",
     { class: "atlas-view" },
@@ -86,7 +105,9 @@ function map(doc) {
       select,
       h("label", { for: "atlas-unit" }, " unit "),
       named,
+      doc.cards && [h("label", { for: "atlas-word" }, " word "), word],
     ),
+    matches,
     words,
     h("div", { class: "atlas-both" }, field, beside),
   );
