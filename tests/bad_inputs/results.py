@@ -97,6 +97,8 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     **dict.fromkeys(
         ("binding_html", "print_binding", "texts_words", "binding_words"), {"document": "binding_document"}
     ),
+    "needle_document": {"table": "needle_test"},
+    **dict.fromkeys(("needle_html", "print_needle", "found_words", "bringers_words"), {"document": "needle_document"}),
     "requests_document": {"patched": "request_patching"},
     "requests_html": {"document": "requests_document"},
     "pairs_words": {"document": "requests_document"},

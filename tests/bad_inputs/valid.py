@@ -403,6 +403,7 @@ class Valid:
                 **{"requests": ["The capital of {} is", "The language of {} is"], "count": 4},
                 **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
             },
+            "needle_test": {"lengths": [60], "depths": [0.5], "count": 24, "draws": 2},
             "binding_ids": {"scene": "boxes", "count": 40},
             "likeliest": {"answers": [5]},
             "scenes.Scene": {

@@ -92,6 +92,7 @@ WRITING = [
     ("facts", "--html"),
     ("recall", "--html"),
     ("requests", "--html"),
+    ("needle", "--html"),
     ("binding", "--html"),
     ("routing", "--html"),
     ("function", "--html"),

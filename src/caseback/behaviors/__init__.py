@@ -22,6 +22,7 @@ from caseback.behaviors.indirect_object import find_ioi_heads as find_ioi_heads
 from caseback.behaviors.indirect_object import ioi_by_order as ioi_by_order
 from caseback.behaviors.indirect_object import ioi_heads as ioi_heads
 from caseback.behaviors.kinds import KINDS as KINDS
+from caseback.behaviors.long_context.needle_test import needle_test as needle_test
 from caseback.behaviors.mechanisms.argument_functions import argument_function as argument_function
 from caseback.behaviors.mechanisms.boards import BoardGames as BoardGames
 from caseback.behaviors.mechanisms.boards import spread_games as spread_games

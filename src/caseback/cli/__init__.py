@@ -33,6 +33,7 @@ from caseback.cli.finding.facts import facts
 from caseback.cli.finding.function import function
 from caseback.cli.finding.graph import graph
 from caseback.cli.finding.learner import learner
+from caseback.cli.finding.needle import needle
 from caseback.cli.finding.recall import recall
 from caseback.cli.finding.requests import requests
 from caseback.cli.finding.routing import routing
@@ -70,7 +71,7 @@ from caseback.version import __version__
 BY_JOB = {
     "Why did it say that?": (explain, attribute, influence, dla, drivers, graph, serve, mcp),
     "What is inside the model?": (
-        *(atlas, behavior, facts, recall, requests, function, binding, routing),
+        *(atlas, behavior, facts, recall, requests, function, binding, needle, routing),
         *(learner, world, truth, emergence, universality, weights, activating),
     ),
     "Which part did it?": (patch, ablate, trace, circuit, align),

@@ -43,6 +43,7 @@ DIMS = (
     *("dictionary", "sparsity", "importance"),
     *("circuit", "task"),  # whose circuit, and the task that it is run on
     "part",  # of a text: whose states are changed
+    *("length", "depth"),  # of a long prompt, and the share of it before what is asked for
 )
 
 _INT32 = range(-(2**31), 2**31)  # all that a netCDF-3 file, the format that scipy writes, can hold

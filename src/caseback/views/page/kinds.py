@@ -41,6 +41,7 @@ PAGES = {
     "caseback.memorization": "mechanisms.memorization",
     "caseback.probe": "probe",
     "caseback.binding": "mechanisms.binding",
+    "caseback.needle": "mechanisms.needle",
     "caseback.requests": "mechanisms.requests",
     "caseback.routing": "mechanisms.routing",
     "caseback.span_circuit": "mechanisms.span_circuit",
