@@ -28,7 +28,8 @@ from caseback.organisms.learned.relaxed import Choices, Shape, answers, draw, ha
 
 WARM, COLD = 2.0, 0.2
 RATE = 0.05
-BATCH = 64
+DRAWN = 64
+"""Prompts of a step."""
 KEPT = 4
 """One in so many restarts stays after a round."""
 
@@ -164,7 +165,7 @@ def _trained(
     logits = {name: x.clone().requires_grad_() for name, x in logits.items()}
     optimizer = torch.optim.Adam(logits.values(), lr=RATE)
     for step in range(steps):
-        rows = torch.randint(len(ids), (BATCH,), generator=generator)
+        rows = torch.randint(len(ids), (DRAWN,), generator=generator)
         choices = sampled(logits, WARM * (COLD / WARM) ** (step / steps), generator)
         given = answers(shape, choices, ids[rows])
         wanted = labels[rows].expand(given.shape[:-1])
