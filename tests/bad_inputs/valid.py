@@ -404,6 +404,7 @@ class Valid:
                 **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
             },
             "needle_test": {"lengths": [60], "depths": [0.5], "count": 24, "draws": 2},
+            "memory_recall": {"words": 20},
             "binding_ids": {"scene": "boxes", "count": 40},
             "likeliest": {"answers": [5]},
             "scenes.Scene": {

@@ -15,6 +15,7 @@ from caseback.behaviors.facts.relation_map import RelationMap as RelationMap
 from caseback.behaviors.facts.relation_map import relation_map as relation_map
 from caseback.behaviors.growth.emergence import emergence as emergence
 from caseback.behaviors.growth.learning_coefficient import learning_coefficient as learning_coefficient
+from caseback.behaviors.growth.memories import memory_recall as memory_recall
 from caseback.behaviors.growth.report import Emergence as Emergence
 from caseback.behaviors.growth.saved import load_emergence as load_emergence
 from caseback.behaviors.growth.saved import save_emergence as save_emergence

@@ -211,8 +211,8 @@ def _changed(
 
 
 def _like(vectors: Tensor, rng: torch.Generator) -> Tensor:
-    """Random directions, as long as these."""
-    random = torch.randn(vectors.shape, generator=rng).to(vectors)
+    """Random directions, one for all layers, since real differences are alike there, and as long as these."""
+    random = torch.randn(vectors.shape[1:], generator=rng).expand(vectors.shape).to(vectors)
     return random / random.norm(dim=-1, keepdim=True) * vectors.norm(dim=-1, keepdim=True)
 
 

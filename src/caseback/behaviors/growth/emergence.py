@@ -10,6 +10,7 @@ Text is cut into tokens once, so every checkpoint reads the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from caseback.behaviors.atlas import atlas_of
 from caseback.behaviors.evidence import TEXT, Evidence, collect_evidence, needed
 from caseback.behaviors.growth.learning_coefficient import learning_coefficient
 from caseback.behaviors.growth.losses import Text, in_random_tokens, late_less_early, text_losses
+from caseback.behaviors.growth.memories import memory_recall, strongest
 from caseback.behaviors.growth.report import Curve, Emergence, KindCurve, arises
 from caseback.behaviors.growth.runs import opened, steps_of
 from caseback.behaviors.kinds import Kind, kinds_of
@@ -55,6 +57,14 @@ CURVES = {
     ),
     "growth of the stream": ("factor by which the stream's norm grows a layer, without first tokens", ""),
     "squared weights": ("sum of all squared weights", ""),
+    **{
+        f"memory of {name}": (f"of the best head's weights: {what}", beside)
+        for name, what, beside in (
+            ("copies", "share of tokens that it writes highest when it looks at them", "the same of another token"),
+            ("matches", "share of tokens whose query scores highest what an earlier head wrote of them", "of another"),
+            ("places", "share of positions that look at the one before, by positions alone", "at the one before that"),
+        )
+    },
     COEFFICIENT: ("how flat the text's loss is around the weights: less is flatter", ""),
 }
 """What each curve is, and what is beside it."""
@@ -136,7 +146,7 @@ def emergence(
         raise CasebackError(f"rows={rows}: expected 8 at least, since heads are ranked on some and scored on others")
     first = opened(next(iter(run.values())))
     given = None if corpus is None else _rows(first, corpus, n_tokens, length)
-    depends_on = {"text": given, "options": [[kind.name for kind in wanted], rows, coefficient, seed]}
+    depends_on = {"text": given, "options": [[kind.name for kind in wanted], rows, coefficient, seed, *CURVES]}
     file = Checkpoint(checkpoint, depends_on, what="state of an emergence", other="is of other text or other options")
     saved = file.read()
     done: dict[str, Any] = {} if saved is None else dict(saved.state["done"])
@@ -243,8 +253,14 @@ def _measure(
         if coefficient:
             put(COEFFICIENT, lambda: (_coefficient(model, text, seed), None))
     put("in context, random tokens", lambda: in_random_tokens(model, n_random, seed))
+    for name in ("copies", "matches", "places"):
+        put(f"memory of {name}", partial(_remembered, model, name, seed))
     put("squared weights", lambda: (_squared_weights(model.hf), None))
     return {"kinds": looks, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
+
+
+def _remembered(model: Model, name: str, seed: int) -> tuple[float, float]:
+    return strongest(memory_recall(model, seed=seed), name)
 
 
 def _squared_weights(hf: nn.Module) -> float:
