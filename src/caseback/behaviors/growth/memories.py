@@ -113,7 +113,7 @@ def _recall(scores: Float[Tensor, "head k j"], other: Int[Tensor, " k"]) -> Floa
     alone = first & (first.sum(-1, keepdim=True) == 1)
     own = alone.diagonal(dim1=-2, dim2=-1)
     beside = alone.gather(-1, other.expand(alone.shape[:-1])[..., None])[..., 0]
-    return torch.stack([own, beside]).double().mean(-1).cpu()
+    return torch.stack([own, beside]).cpu().double().mean(-1)
 
 
 def _places(weights: Weights, layer: int, n_heads: int) -> Float[Tensor, "2 head"]:
@@ -127,7 +127,7 @@ def _places(weights: Weights, layer: int, n_heads: int) -> Float[Tensor, "2 head
     scores = (q @ k.mT).masked_fill(torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1), -torch.inf)
     top = scores.argmax(-1)
     at = torch.arange(n, device=q.device)
-    return torch.stack([(top == at - back)[:, 2:] for back in (1, 2)]).double().mean(-1).cpu()
+    return torch.stack([(top == at - back)[:, 2:] for back in (1, 2)]).cpu().double().mean(-1)
 
 
 def strongest(recalled: xr.Dataset, name: str) -> tuple[float, float]:
