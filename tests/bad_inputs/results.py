@@ -115,6 +115,7 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     "facts_html": {"document": "facts_document"},
     "votes_words": {"votes": ("facts_document", "votes")},
     "map_words": {"fitted": ("facts_document", "map")},
+    "low_rank_words": {"of_rank": ("facts_document", "low_rank")},
     "stories_html": {"document": "stories"},
     "print_stories": {"document": "stories"},
     "counts_words": {"document": "stories"},

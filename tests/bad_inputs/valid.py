@@ -405,6 +405,10 @@ class Valid:
             },
             "needle_test": {"lengths": [60], "depths": [0.5], "count": 24, "draws": 2},
             "memory_recall": {"words": 20},
+            "plausible_answers": {
+                **{"facts": cb.edit.relation_facts("capital", count=12), "layers": [0], "rho": [0.5], "draws": 1},
+            },
+            "sort_of_answer": {"right": [5], "answers": [5, 6]},
             "binding_ids": {"scene": "boxes", "count": 40},
             "likeliest": {"answers": [5]},
             "scenes.Scene": {

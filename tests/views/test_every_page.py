@@ -62,7 +62,7 @@ PAGES = {
     "atlas": ("atlas", "meadow", "--kinds", "induction,copying,dead", "--top", "2"),
     "two atlases": ("atlas", "ATLAS", "--against", "OTHER"),
     "behavior": ("behavior", "induction", "agreement", "--count", "8"),
-    "facts": ("facts", "--count", "8"),
+    "facts": ("facts", "--count", "8", "--low-rank"),
     "memorization": ("behavior", "memorization", "--task", "WORDS", "--count", "12"),
     "stories": ("explain", "--task", "ioi", "--count", "2", "--depth", "quick"),
     "answer": ("explain", CLEAN, "--generate", "2", "--depth", "quick"),

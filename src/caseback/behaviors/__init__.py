@@ -11,6 +11,7 @@ from caseback.behaviors.circuit_transfer import circuit_transfer as circuit_tran
 from caseback.behaviors.compared_atlases import AtlasComparison as AtlasComparison
 from caseback.behaviors.compared_atlases import compare_atlases as compare_atlases
 from caseback.behaviors.facts.additive_recall import additive_recall as additive_recall
+from caseback.behaviors.facts.plausible_answers import plausible_answers as plausible_answers
 from caseback.behaviors.facts.relation_map import RelationMap as RelationMap
 from caseback.behaviors.facts.relation_map import relation_map as relation_map
 from caseback.behaviors.growth.emergence import emergence as emergence

@@ -29,13 +29,17 @@ def facts(
         bool,
         Option(help="With --map: other facts stand before each prompt, as published."),
     ] = True,
+    low_rank: Annotated[
+        bool,
+        Option("--low-rank", help="Look for one MLP weight of low rank that is rid of wrong but plausible answers."),
+    ] = False,
     output: Output = Output(),
 ) -> None:
     """How facts are recalled: what the answer hangs on, which layers and heads fetch it, and whether one map does."""
     if not demonstrations and examples is None:
         raise CasebackError("--no-demonstrations is of the map that --map asks for")
     with quiet():
-        from caseback.behaviors import additive_recall, fact_flow, relation_map
+        from caseback.behaviors import additive_recall, fact_flow, plausible_answers, relation_map
         from caseback.behaviors.facts.additive_recall import LEAST
         from caseback.reports.concepts.facts import drawn_facts, facts_document
         from caseback.views.page.kinds import write_page
@@ -43,8 +47,8 @@ def facts(
 
         drawn = drawn_facts(relation.relation, count=sample.count, seed=sample.seed)
         one = len({fact.prompt for fact in drawn}) == 1
-        if not one and (examples is not None or other_relation is not None):
-            raise CasebackError("--map and --other-relation are of one relation, these facts of several")
+        if not one and (examples is not None or other_relation is not None or low_rank):
+            raise CasebackError("--map, --other-relation and --low-rank are of one relation, these facts of several")
         model = model_of(of)
         flow = fact_flow(model, drawn, window=window.window, seed=sample.seed, progress=True)
         known = int((flow["rank"] == 1).sum()) if one else 0
@@ -54,5 +58,6 @@ def facts(
         if examples is not None:
             how = {"examples": examples, "demonstrations": demonstrations, "seed": sample.seed}
             fitted = relation_map(model, drawn, **how, progress=True)
-        document = facts_document(model, flow, relation.name, votes=votes, fitted=fitted)
+        ranked = plausible_answers(model, drawn, seed=sample.seed, progress=True) if low_rank else None
+        document = facts_document(model, flow, relation.name, votes=votes, fitted=fitted, plausible=ranked)
     answer(output, document, text=lambda: print_facts(document), page=lambda path: write_page(document, path))

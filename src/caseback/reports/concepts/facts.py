@@ -42,7 +42,7 @@ def _lengths(document: Mapping[str, Any]) -> None:
 
 FACTS = DocumentKind(
     "caseback.facts",
-    2,
+    3,
     "a document of facts",
     "facts_document",
     sections=(
@@ -55,12 +55,15 @@ FACTS = DocumentKind(
         "extraction",
         "votes",
         "map",
+        "low_rank",
         "provenance",
     ),
     lengths=_lengths,
 )
 
 ERRORS = 3
+RIGHT = 1
+SORTS = {"right": RIGHT, "plausible": 2, "other": 0}
 MOST_HEADS = 12
 """Heads that are listed."""
 
@@ -73,6 +76,7 @@ def facts_document(
     *,
     votes: xr.Dataset | None = None,
     fitted: RelationMap | None = None,
+    plausible: xr.Dataset | None = None,
 ) -> dict[str, Any]:
     """What ``fact_flow`` measured as plain data.
 
@@ -88,6 +92,8 @@ def facts_document(
         What ``caseback.behaviors.additive_recall`` gave for the same facts.
     fitted
         What ``caseback.behaviors.relation_map`` gave for facts of the relation.
+    plausible
+        What ``caseback.behaviors.plausible_answers`` gave for facts of the relation.
 
     Returns
     -------
@@ -100,7 +106,9 @@ def facts_document(
         ``groups`` with the share of judged facts that each answers by itself (``alone``) and the mean ``margin``, and
         the ``heads`` that give the answer the most, with their kind and by what they read; ``map`` what was chosen, the
         share of judged facts of each reading (``faithful``), and those whose answer an intervention changes
-        (``causal``, ``random``, ``replaced``). What does not exist is None.
+        (``causal``, ``random``, ``replaced``); ``low_rank`` the weight that was chosen, the shares of answers that are
+        ``right``, ``plausible`` and ``other`` by what stands in its place, and how many answers it mends (``gained``)
+        and spoils (``spoiled``). What does not exist is None.
 
     Raises
     ------
@@ -141,6 +149,7 @@ def facts_document(
         extraction={"rate": _mean(flow["extraction"]), "other": _mean(flow["extraction_control"])},
         votes=None if votes is None else _votes(model, votes),
         map=None if fitted is None else _map(model, fitted),
+        low_rank=None if plausible is None else _low_rank(model, plausible),
         provenance={
             **model.provenance(),
             **{name: str(flow.attrs[name]) for name in ("technique", "entry", "citation")},
@@ -285,6 +294,31 @@ def _map(model: Model, fitted: RelationMap) -> dict[str, Any]:
         )
     ]
     return finite_or_none(row)
+
+
+def _low_rank(model: Model, table: xr.Dataset) -> dict[str, Any]:
+    expect_result(model, table, ("answers", "random", "accuracy"), "plausible_answers")
+    answers = table["answers"]
+    before, after = (answers.sel(variant=name).values == RIGHT for name in ("as it is", "kept"))
+    of = {str(name): answers.sel(variant=name).values for name in answers["variant"].values}
+    rows = [{"variant": name, **_sorts(values)} for name, values in (*of.items(), ("random", table["random"].values))]
+    chosen = {name: table.attrs[name] for name in ("best_layer", "best_matrix", "rho", "kept_rank", "lost")}
+    best = table["accuracy"].max(["component", "rank"])
+    return {
+        **{name.removeprefix("best_").removeprefix("kept_"): value for name, value in chosen.items()},
+        **{"objects": int(table.attrs["objects"]), "chosen_on": int(table.attrs["chosen_on"])},
+        **{"judged": len(before), "draws": table.sizes["draw"], "variants": rows},
+        **{"gained": int((~before & after).sum()), "spoiled": int((before & ~after).sum())},
+        **{"chosen": float(table["accuracy"].max()), "chosen_clean": float(table["accuracy_clean"])},
+        "by_layer": [
+            {"layer": int(layer), "accuracy": float(value)}
+            for layer, value in zip(best["layer"].values, best.values, strict=True)
+        ],
+    }
+
+
+def _sorts(answers: np.ndarray) -> dict[str, float]:
+    return {name: float((answers == sort).mean()) for name, sort in SORTS.items()}
 
 
 def _mean(values: xr.DataArray) -> list[float | None]:

@@ -17,7 +17,7 @@ from caseback.views.page.kit.curve_svg import curve_svg
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
-from caseback.views.text.concepts.facts import known_words, map_words, source_words, votes_words
+from caseback.views.text.concepts.facts import known_words, low_rank_words, map_words, source_words, votes_words
 
 __all__ = ["facts_html"]
 
@@ -75,6 +75,7 @@ def _body(document: Mapping[str, Any]) -> str:
         _rates(document),
         *_votes(document["votes"]),
         *_map(document["map"]),
+        *_low_rank(document["low_rank"]),
         "<h2>Facts</h2>",
         _facts(document["facts"]),
     ]
@@ -163,6 +164,30 @@ def _map(fitted: Mapping[str, Any] | None) -> list[str]:
         note("What the facts that choose say of each layer, with its best factor."),
         rows_table(["after layer", "says the answer", "beta"], layers),
         rows_table(["judged", "answer", "the map says it"], facts, faint=wrong),
+    ]
+
+
+def _low_rank(of_rank: Mapping[str, Any] | None) -> list[str]:
+    if of_rank is None:
+        return []
+    words = low_rank_words(of_rank)
+    shares = [
+        (row["variant"], [cell(percent(row[name])) for name in ("right", "plausible", "other")])
+        for row in of_rank["variants"]
+    ]
+    layers = [(str(row["layer"]), [cell(percent(row["accuracy"]))]) for row in of_rank["by_layer"]]
+    return [
+        "<h2>With one weight of low rank</h2>",
+        *(note(f"{line[0].upper()}{line[1:]}.") for line in words),
+        note(
+            "What the facts that did not choose are answered with: the right object, another of the "
+            f"{of_rank['objects']} objects here (wrong, but plausible), or anything else. Kept: the weight's largest "
+            "components in its place; removed: the others; random: as many dimensions, drawn "
+            f"{of_rank['draws']} times."
+        ),
+        rows_table(["weight", "right", "wrong, plausible", "other"], shares),
+        note("How many of the facts that choose are right with the best weight and rank of each layer."),
+        rows_table(["layer", "right"], layers),
     ]
 
 

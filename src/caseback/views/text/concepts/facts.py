@@ -13,7 +13,7 @@ from caseback.reports.document import Document, checked, drawn_from
 from caseback.reports.tokens_text import visible
 from caseback.views.numbers_text import number, percent, signed
 
-__all__ = ["known_words", "map_words", "print_facts", "source_words", "unknown_words", "votes_words"]
+__all__ = ["known_words", "low_rank_words", "map_words", "print_facts", "source_words", "unknown_words", "votes_words"]
 
 
 @checked
@@ -52,6 +52,11 @@ def print_facts(document: Document, *, console: Console | None = None) -> None:
             say("\nas one affine map:")
             for words in map_words(document["map"]):
                 say(f"   {words}")
+        if of_rank := document["low_rank"]:
+            say("\nwith one weight of low rank:")
+            for words in low_rank_words(of_rank):
+                say(f"   {words}")
+            console.print(_sorts(of_rank))
         for words in unknown_words(document):
             say(f"not known: {words}")
 
@@ -155,6 +160,39 @@ def map_words(fitted: Mapping[str, Any]) -> list[str]:
         f"turned round at rank {fitted['rank']} it makes the model say another answer in {percent(fitted['causal'])} "
         f"(random {random}, its whole state {percent(fitted['replaced'])})",
     ]
+
+
+@checked
+@drawn_from("a weight of low rank", "facts_document")
+def low_rank_words(of_rank: Mapping[str, Any]) -> list[str]:
+    """Which weight was chosen, and what it mends and spoils, in words.
+
+    Examples
+    --------
+    >>> chosen = dict(layer=3, matrix="in", rho=0.05, rank=8, chosen_on=20, chosen=0.75, chosen_clean=0.5)
+    >>> low_rank_words(chosen | dict(judged=20, gained=3, spoiled=1))[0]
+    'in of layer 3 at 5.0% of its rank (8) is right in 75% of the 20 facts that choose, 50% as it is'
+    >>> low_rank_words(chosen | dict(judged=20, gained=3, spoiled=1))[1]
+    'of 20 others it mends 3 and spoils 1'
+    """
+    gains = of_rank["chosen"] > of_rank["chosen_clean"]
+    none = "" if gains else ": no weight of lower rank is right more often, and this is the first of the best"
+    return [
+        f"{of_rank['matrix']} of layer {of_rank['layer']} at {percent(of_rank['rho'])} of its rank ({of_rank['rank']}) "
+        f"is right in {percent(of_rank['chosen'])} of the {of_rank['chosen_on']} facts that choose, "
+        f"{percent(of_rank['chosen_clean'])} as it is{none}",
+        f"of {of_rank['judged']} others it mends {of_rank['gained']} and spoils {of_rank['spoiled']}",
+    ]
+
+
+def _sorts(of_rank: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for name in ("   weight", "right", "wrong, plausible", "other"):
+        table.add_column(name, justify="left" if name.startswith("  ") else "right", no_wrap=True)
+    for row in of_rank["variants"]:
+        shares = (percent(row[name]) for name in ("right", "plausible", "other"))
+        table.add_row(f"   {row['variant']}", *shares)
+    return table
 
 
 def _groups(votes: Mapping[str, Any]) -> Table:
