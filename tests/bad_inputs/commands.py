@@ -146,6 +146,7 @@ def lines(folder: Path) -> dict[str, list[str]]:
         "world": ["--count", "12", "--edits", "4", "--draws", "2"],
         "learner": ["--count", "12", "--pairs", "3", "--draws", "4"],
         "binding": ["boxes", "--count", "12"],
+        "heuristics": ["--largest", "8", "--top", "20", "--draws", "2"],
         "needle": ["--length", "40", "--needle-depth", "0.5", "--draws", "2", "--count", "24"],
         "requests": ["capital", "language", "--count", "4"],
         "routing": [str(corpus), *of, "--max-length", "12", "--tokens", "60"],

@@ -97,6 +97,10 @@ GIVEN_BY: dict[str, dict[str, Giver]] = {
     **dict.fromkeys(
         ("binding_html", "print_binding", "texts_words", "binding_words"), {"document": "binding_document"}
     ),
+    "heuristics_document": {"table": "arithmetic_heuristics"},
+    **dict.fromkeys(
+        ("heuristics_html", "print_heuristics", "sums_words", "rules_words"), {"document": "heuristics_document"}
+    ),
     "needle_document": {"table": "needle_test"},
     **dict.fromkeys(("needle_html", "print_needle", "found_words", "bringers_words"), {"document": "needle_document"}),
     "requests_document": {"patched": "request_patching"},

@@ -403,6 +403,7 @@ class Valid:
                 **{"requests": ["The capital of {} is", "The language of {} is"], "count": 4},
                 **{"contexts": ["Italy", "France"], "answers": [["Rome", "Italian"], ["Paris", "French"]]},
             },
+            "arithmetic_heuristics": {"largest": 8, "layers": [3], "top": 20, "most": 2, "draws": 2},
             "needle_test": {"lengths": [60], "depths": [0.5], "count": 24, "draws": 2},
             "memory_recall": {"words": 20},
             "plausible_answers": {

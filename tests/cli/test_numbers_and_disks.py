@@ -92,6 +92,7 @@ WRITING = [
     ("facts", "--html"),
     ("recall", "--html"),
     ("requests", "--html"),
+    ("heuristics", "--html"),
     ("needle", "--html"),
     ("binding", "--html"),
     ("routing", "--html"),

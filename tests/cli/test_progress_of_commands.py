@@ -42,6 +42,7 @@ COUNTED = {
     "world": ["world", "--count", "12", "--edits", "4"],
     "function": ["function", "capital", "--count", "4"],
     "binding": ["binding", "--count", "16"],
+    "heuristics": ["heuristics", "--largest", "8", "--top", "20", "--draws", "2"],
     "needle": ["needle", "--length", "60", "--needle-depth", "0", "--needle-depth", "1", "--draws", "2"],
     "requests": ["requests", "capital", "language", "--count", "4"],
     "routing": ["routing", "CORPUS", "--max-length", "12"],

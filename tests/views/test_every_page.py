@@ -74,6 +74,7 @@ PAGES = {
     "world": ("world", "--count", "24", "--edits", "8", "--draws", "2"),
     "learner": ("learner", "--count", "24", "--pairs", "4"),
     "binding": ("binding", "boxes", "--count", "16"),
+    "heuristics": ("heuristics", "--largest", "8", "--top", "20", "--draws", "2"),
     "needle": ("needle", "--length", "60", "--needle-depth", "0", "--needle-depth", "1", "--draws", "2"),
     "requests": ("requests", "capital", "language", "--count", "8"),
     "routing": ("routing", "CORPUS", "--max-length", "6"),

@@ -2,6 +2,7 @@
 
 from caseback.behaviors import heads as heads
 from caseback.behaviors import neurons as neurons
+from caseback.behaviors.arithmetic.heuristics import arithmetic_heuristics as arithmetic_heuristics
 from caseback.behaviors.atlas import Atlas as Atlas
 from caseback.behaviors.atlas import atlas as atlas
 from caseback.behaviors.binding.binding_ids import binding_ids as binding_ids

@@ -32,6 +32,7 @@ from caseback.cli.finding.emergence import emergence
 from caseback.cli.finding.facts import facts
 from caseback.cli.finding.function import function
 from caseback.cli.finding.graph import graph
+from caseback.cli.finding.heuristics import heuristics
 from caseback.cli.finding.learner import learner
 from caseback.cli.finding.needle import needle
 from caseback.cli.finding.recall import recall
@@ -71,7 +72,7 @@ from caseback.version import __version__
 BY_JOB = {
     "Why did it say that?": (explain, attribute, influence, dla, drivers, graph, serve, mcp),
     "What is inside the model?": (
-        *(atlas, behavior, facts, recall, requests, function, binding, needle, routing),
+        *(atlas, behavior, facts, recall, requests, function, binding, needle, heuristics, routing),
         *(learner, world, truth, emergence, universality, weights, activating),
     ),
     "Which part did it?": (patch, ablate, trace, circuit, align),

@@ -43,6 +43,7 @@ DIMS = (
     *("dictionary", "sparsity", "importance"),
     *("circuit", "task"),  # whose circuit, and the task that it is run on
     "part",  # of a text: whose states are changed
+    *("heuristic", "map"),  # a rule about operands, and a map of activations over their pairs
     *("length", "depth"),  # of a long prompt, and the share of it before what is asked for
 )
 

@@ -41,6 +41,7 @@ PAGES = {
     "caseback.memorization": "mechanisms.memorization",
     "caseback.probe": "probe",
     "caseback.binding": "mechanisms.binding",
+    "caseback.heuristics": "mechanisms.heuristics",
     "caseback.needle": "mechanisms.needle",
     "caseback.requests": "mechanisms.requests",
     "caseback.routing": "mechanisms.routing",
