@@ -10,7 +10,7 @@ from rich.console import Console
 import caseback as cb
 from caseback.behaviors import context_memory
 from caseback.behaviors.mechanisms.context_memory import WORDING as IN_A_TALE
-from caseback.behaviors.mechanisms.context_memory import _written
+from caseback.behaviors.mechanisms.context_memory import written
 from caseback.edit import Fact, relation_facts
 from caseback.errors import CasebackError, OutOfRange
 from caseback.model.running.edits import Scale, Zero
@@ -172,9 +172,9 @@ def test_bad_claims_are_refused_in_words(meadow):
 def test_a_claim_in_the_middle_of_a_sentence_begins_with_a_small_letter():
     fact = Fact("The capital of {} is", "Italy", new="Oslo", true="Rome")
     own = "The capital of Italy is"
-    assert _written(IN_A_TALE, fact, "Oslo") == f"In this tale, the capital of Italy is Oslo. {own}"
-    assert _written("He says that {claim}. {question}", fact, "Oslo").startswith("He says that the capital")
+    assert written(IN_A_TALE, fact, "Oslo") == f"In this tale, the capital of Italy is Oslo. {own}"
+    assert written("He says that {claim}. {question}", fact, "Oslo").startswith("He says that the capital")
     for wording in ("{claim}. {question}", "It is so. {claim}. {question}", "Note: {claim}. {question}"):
-        assert f"The capital of Italy is Oslo. {own}" in _written(wording, fact, "Oslo")
+        assert f"The capital of Italy is Oslo. {own}" in written(wording, fact, "Oslo")
     for named in (Fact("{}'s capital is", "Italy", new="Oslo"), Fact("I think that {} is near", "Italy", new="Oslo")):
-        assert named.text in _written(IN_A_TALE, named, "Oslo").partition(". ")[0]
+        assert named.text in written(IN_A_TALE, named, "Oslo").partition(". ")[0]

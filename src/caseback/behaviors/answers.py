@@ -23,6 +23,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 
+from caseback.behaviors.answers_of_heads import OF_HEADS
 from caseback.errors import CasebackError, SiteAbsent, TargetError, TokensError
 from caseback.jobs.budget import limit
 from caseback.localize.components.attribution_patching import attribution_patching
@@ -248,5 +249,5 @@ def _effects(model: Model, tokens: Tokens, target: list[int], foil: list[int]) -
     return effects, logits, float(np.abs(gaps).max())
 
 
-MEASURED: dict[str, Callable[[Model, int], list[Any]]] = {"facts": known_facts, "pairs": grammar_pairs}
+MEASURED: dict[str, Callable[[Model, int], list[Any]]] = {"facts": known_facts, "pairs": grammar_pairs, **OF_HEADS}
 """What is measured by a name that kinds need, from the model and a seed."""

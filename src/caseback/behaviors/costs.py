@@ -16,14 +16,17 @@ from dataclasses import dataclass
 import torch
 
 from caseback.behaviors.answers import GRAMMAR, PAIRS
+from caseback.behaviors.answers_of_heads import CLAIMED, KNOWN, MOST, QUERIES
 from caseback.behaviors.evidence import Evidence
 from caseback.behaviors.neurons.rows import ONE_OF, UNITS, draws
+from caseback.tasks.standard.shots import FUNCTIONS
 
 FLOAT64, ELEMENT, RANDOM = 2, 100, 350
 EIGEN = 60  # of d^3, in float64
 SIDE, TIMES = 512, 4  # of the product whose time is taken
 LENS_TOKENS, SAMPLED = 128, 512  # tokens of which facts of the stream are
 FACT_TOKENS, PAIR_TOKENS = 6_000, 18  # through the whole model: of all facts together; of a minimal pair
+SHOT_TOKENS, CLAIM_TOKENS = 40, 25  # of a prompt with examples; of a context with its question
 PROOF_TOKENS = 1_000  # of an experiment's prompts
 PROOF_SETS = 40  # of controls, in which candidates share
 CARD_TOKENS = 100  # of a unit's windows, with the rows that they are in
@@ -119,6 +122,11 @@ WORKS: dict[str, Callable[[Shape], float]] = {
     ),
     "attributes that heads write": lambda s: 2 * PAIRED * (s.parameters + s.heads * s.d_head * s.d_model),
     "answers without neurons": lambda s: 2 * FACT_TOKENS * s.parameters,
+    # of each head's prompts only the last token, from its layer on, is computed anew: half of the model
+    "functions by heads": lambda s: (
+        2 * s.parameters * (SHOT_TOKENS * QUERIES * len(FUNCTIONS) * 4 + s.heads * MOST * QUERIES * 2)
+    ),
+    "claims by heads": lambda s: 2 * s.parameters * 8 * len(CLAIMED) * KNOWN * CLAIM_TOKENS,
     "answers of minimal pairs": lambda s: 2 * len(GRAMMAR) * PAIRS * PAIR_TOKENS * s.parameters,
     "bands of what heads write": lambda s: FLOAT64 * 4 * s.heads * s.d_head * s.d_model**2,
     "the lens of every layer": _lens,
@@ -134,6 +142,7 @@ HELD = frozenset(
     {
         *("squares of the unembedding", "squares of its unit columns", "neurons in another basis"),
         *("shapes of logits", "tokens that heads write", "answers without neurons", "answers of minimal pairs"),
+        *("functions by heads", "claims by heads"),
     }
 )
 """What is done once, for all looks."""

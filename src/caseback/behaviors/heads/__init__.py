@@ -1,5 +1,6 @@
 """Heads by what they attend to and what they write (entries 5.1.1 to 5.1.10), a kind or a few of them a file."""
 
+from caseback.behaviors.heads import answering as answering
 from caseback.behaviors.heads import dark as dark
 from caseback.behaviors.heads import domains as domains
 from caseback.behaviors.heads import in_context as in_context

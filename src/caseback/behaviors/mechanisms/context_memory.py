@@ -122,13 +122,13 @@ def context_memory(
         raise OutOfRange(f"top={top}, draws={draws}: expected 1 head or more, and 0 draws or more")
     if wording.count("{claim}") != 1 or wording.count("{question}") != 1 or not wording.endswith("{question}"):
         raise CasebackError(f"wording {wording!r}: expected a text with {{claim}} and, at its end, {{question}}")
-    own, claimed, known = _known(model, facts)
+    own, claimed, known = known_claims(model, facts)
     subjects = sorted({fact.subject for fact in own})
     random.Random(f"halves {seed}").shuffle(subjects)
     judged = np.array([fact.subject in subjects[len(subjects) // 2 :] for fact in own])
     texts = {
-        "conflict": [_written(wording, f, f.new) for f in own],
-        "agreeing": [_written(wording, f, str(f.true)) for f in own],
+        "conflict": [written(wording, f, f.new) for f in own],
+        "agreeing": [written(wording, f, str(f.true)) for f in own],
     }
     direct, direct_agreeing = (
         logit_attribution(model, some, logit_diff(claimed, known), by="head").values for some in texts.values()
@@ -177,7 +177,8 @@ def context_memory(
     return out.assign_coords(kind=(("layer", "head"), kinds.astype(str)))
 
 
-def _written(wording: str, fact: Fact, answer: str) -> str:
+def written(wording: str, fact: Fact, answer: str) -> str:
+    """A prompt: the fact with an answer as a claim, and the fact without one."""
     # not str.format: facts may contain braces
     before, _, between = wording.removesuffix("{question}").partition("{claim}")
     claim = fact.text
@@ -187,7 +188,7 @@ def _written(wording: str, fact: Fact, answer: str) -> str:
     return f"{before}{claim}{spaced(answer)}{between}{fact.text}"
 
 
-def _known(model: Model, facts: Sequence[Fact]) -> tuple[list[Fact], list[int], list[int]]:
+def known_claims(model: Model, facts: Sequence[Fact]) -> tuple[list[Fact], list[int], list[int]]:
     """The facts that the model answers rightly, and the first tokens of their claimed and known answers."""
     if lacking := [fact for fact in facts if fact.true is None]:
         raise CasebackError(f"the fact {lacking[0].text!r} has no true answer: give Fact(..., true=...)")

@@ -10,6 +10,7 @@ only suppression         see ``only_suppression``
 a window of text, of a question      see ``windows``
 loss by a label      see ``by_class``
 a fact's answer, the right form      see ``answers``
+a function without examples, a claim that agrees, the same claim of another subject      see ``answers_of_heads``
 a question without a view of the text, the query of another choice, owners exchanged      see ``in_context``
 agreement            logit difference of a verb's number; the run with the other subject
 """
@@ -19,7 +20,16 @@ from __future__ import annotations
 from caseback import tasks
 from caseback.behaviors.evidence import TEXT, Evidence
 from caseback.behaviors.labelled import CLASSES
-from caseback.behaviors.proofs import answers, by_class, clamped, ends, in_context, only_suppression, windows
+from caseback.behaviors.proofs import (
+    answers,
+    answers_of_heads,
+    by_class,
+    clamped,
+    ends,
+    in_context,
+    only_suppression,
+    windows,
+)
 from caseback.behaviors.proofs.experiment import Experiment, Recipe, by_means
 from caseback.behaviors.proofs.of_task import of_task
 from caseback.behaviors.synthetic import streams
@@ -76,6 +86,7 @@ EXPERIMENTS: dict[str, Recipe] = {
     "a window of a question": Recipe(windows.of_question, {TEXT: ("head_moments",)}),
     "agreement": Recipe(of_task("agreement", tasks.agreement), {TEXT: ("head_moments",)}),
     **{name: Recipe(make, {"fresh": ("head_moments",)}) for name, make in in_context.MAKES.items()},
+    **{name: Recipe(make, {TEXT: ("head_moments",)}) for name, make in answers_of_heads.MAKES.items()},
     "a fact's answer": Recipe(None, {TEXT: ()}, each=answers.fact),
     "the right form": Recipe(None, {TEXT: ()}, each=answers.right_form),
     **{f"loss by {label}": by_class.recipe(label) for label in CLASSES},
