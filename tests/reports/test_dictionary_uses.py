@@ -14,8 +14,8 @@ from caseback.organisms.prose.world import RESIDENTS
 from caseback.reports.dictionaries.dictionaries import dictionaries_document
 from caseback.reports.dictionaries.features import features_document
 from caseback.views.page.kinds import page_html
-from caseback.views.text.concepts.dictionaries import print_dictionaries
-from caseback.views.text.concepts.features import print_features
+from caseback.views.text.dictionaries.dictionaries import print_dictionaries
+from caseback.views.text.dictionaries.features import print_features
 
 TEXTS = ["Mary went to the store.", "the cat sat"]
 ASKED = {"job": "{entity} earns money as a", "city": "The home of {entity} is in"}

@@ -48,7 +48,7 @@ def evaluate(
         from caseback.decode.dictionaries import load
         from caseback.reports.dictionaries.dictionaries import dictionaries_document
         from caseback.views.page.kinds import write_page
-        from caseback.views.text.concepts.dictionaries import print_dictionaries
+        from caseback.views.text.dictionaries.dictionaries import print_dictionaries
 
         model = model_of(of)
         models = other.beside(model)

@@ -43,7 +43,7 @@ def features(
         from caseback.model.notes import Notes
         from caseback.reports.dictionaries.features import features_document
         from caseback.views.page.kinds import write_page
-        from caseback.views.text.concepts.features import print_features
+        from caseback.views.text.dictionaries.features import print_features
 
         model = model_of(of)
         document = features_document(

@@ -43,7 +43,7 @@ def show(
         from caseback.decode.dictionaries.formats.loading import load_all
         from caseback.reports.dictionaries.dictionary import dictionary_document
         from caseback.views.page.kinds import write_page
-        from caseback.views.text.concepts.dictionary import print_dictionary
+        from caseback.views.text.dictionaries.dictionary import print_dictionary
 
         loaded = None if model is None else model_of(OfModel(model=model, **vars(files)))
         several = load_all(

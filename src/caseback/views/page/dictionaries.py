@@ -17,7 +17,7 @@ from caseback.views.page.kit.curve_svg import ticks
 from caseback.views.page.kit.frame import frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
-from caseback.views.text.concepts.dictionaries import shared_words
+from caseback.views.text.dictionaries.dictionaries import shared_words
 
 _WORDS = {
     "l0": "active",

@@ -14,7 +14,7 @@ from caseback.reports.tokens_text import visible
 from caseback.views.page.kit.frame import cut, frame
 from caseback.views.page.kit.parts import cell, lead, note, rows_table
 from caseback.views.page.page import Page
-from caseback.views.text.concepts.dictionary import facts_of
+from caseback.views.text.dictionaries.dictionary import facts_of
 
 
 def _title(document: Mapping[str, Any]) -> str:

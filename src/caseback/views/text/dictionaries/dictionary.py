@@ -11,7 +11,7 @@ from rich.text import Text
 from caseback.reports.dictionaries.dictionary import DICTIONARY
 from caseback.reports.document import checked
 from caseback.views.numbers_text import number, percent
-from caseback.views.text.concepts.features import card_lines
+from caseback.views.text.dictionaries.features import card_lines
 
 __all__ = ["print_dictionary"]
 

@@ -1,0 +1,1 @@
+"""Documents of sparse dictionaries, in the terminal."""
