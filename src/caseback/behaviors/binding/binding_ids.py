@@ -36,9 +36,9 @@ from caseback.model.running.metrics import logit_diff
 from caseback.model.running.model import Model
 
 SITE = "resid_pre"
-INTERVENTIONS = ("exchanged states", "moved states", "added differences", "random directions")
+VARIANTS = ("exchanged states", "moved states", "added differences", "random directions")
 PARTS = ("entities", "attributes", "both")
-OWN, OTHER, THIRD = 1, 2, 3
+THIRD = 3
 LEAST = 4
 """Texts that are judged."""
 States = Float[Tensor, "layer batch entity width d_model"]
@@ -134,7 +134,7 @@ def binding_ids(
     swept = {
         name: model.sweep(on.ids["plain"], variants, metric, progress=progress) for name, metric in metrics.items()
     }
-    shape = len(INTERVENTIONS), len(PARTS), len(on)
+    shape = len(VARIANTS), len(PARTS), len(on)
     values = {name: np.asarray(of.values).reshape(shape) for name, of in swept.items()}
     values["names"] = values["names"].clip(max=THIRD)
     arrays = {name: (of, ("variant", "part", "batch")) for name, of in values.items()}
@@ -142,7 +142,7 @@ def binding_ids(
     return labelled_set(
         arrays | {"clean": (swept["margin"]["clean"].values, ("batch",))},
         {
-            **{"variant": list(INTERVENTIONS), "part": list(PARTS)},
+            **{"variant": list(VARIANTS), "part": list(PARTS)},
             **{"text": ("batch", on.texts), "entity": ("batch", asked), "other": ("batch", exchanged)},
         },
         technique=binding_ids,

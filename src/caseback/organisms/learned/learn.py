@@ -30,7 +30,7 @@ WARM, COLD = 2.0, 0.2
 RATE = 0.05
 DRAWN = 64
 """Prompts of a step."""
-KEPT = 4
+ONE_STAYS_OF = 4
 """One in so many restarts stays after a round."""
 
 
@@ -191,7 +191,7 @@ def _right(
 def _regrown(shape: Shape, logits: Choices, right: Float[Tensor, " restart"], generator: torch.Generator) -> Choices:
     """The best restarts, and copies of them with some parts drawn anew."""
     restarts = len(right)
-    stay = restarts // KEPT
+    stay = restarts // ONE_STAYS_OF
     of = right.argsort(descending=True)[:stay].repeat(-(-restarts // stay))[:restarts]
     fresh = draw(shape, restarts, generator)
     regrown = {}
@@ -253,5 +253,7 @@ def _expect(
             raise OutOfRange(f"{name}={number}: expected 1 or more")
     if min(parts) < 0 or not sum(parts):
         raise OutOfRange(f"heads, counters, lookups={parts}: expected 0 or more of each, and some part")
-    if restarts < KEPT:
-        raise OutOfRange(f"restarts={restarts}: expected {KEPT} or more, of which a quarter stays after a round")
+    if restarts < ONE_STAYS_OF:
+        raise OutOfRange(
+            f"restarts={restarts}: expected {ONE_STAYS_OF} or more, of which a quarter stays after a round"
+        )
