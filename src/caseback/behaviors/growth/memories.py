@@ -6,7 +6,7 @@
     places     QK of positions:            a query at t scores t - 1 highest of all positions up to t
 
 An induction head is made of the three: places in the first layer, matches between the layers, copies in the last. The
-control is another pair, dealt out at random (of places, the position two before), which a memory does not recall.
+control is another pair, of the token before in a random order (of places, the position two before): no memory has it.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def needle_test(
     threshold
         From which score on a head counts; .1 is the published one.
     draws
-        Random sets of as many other heads.
+        Random sets of as many other heads, or of all others where more than half of the heads are past the threshold.
     seed
         Same seed, same result. It draws prompts and random heads.
     progress
