@@ -10,7 +10,7 @@ Text is cut into tokens once, so every checkpoint reads the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -253,14 +253,11 @@ def _measure(
         if coefficient:
             put(COEFFICIENT, lambda: (_coefficient(model, text, seed), None))
     put("in context, random tokens", lambda: in_random_tokens(model, n_random, seed))
+    recalled = cache(partial(memory_recall, model, seed=seed))
     for name in ("copies", "matches", "places"):
-        put(f"memory of {name}", partial(_remembered, model, name, seed))
+        put(f"memory of {name}", lambda name=name: strongest(recalled(), name))
     put("squared weights", lambda: (_squared_weights(model.hf), None))
     return {"kinds": looks, "curves": {name: list(pair) for name, pair in curves.items()}, "missing": missing}
-
-
-def _remembered(model: Model, name: str, seed: int) -> tuple[float, float]:
-    return strongest(memory_recall(model, seed=seed), name)
 
 
 def _squared_weights(hf: nn.Module) -> float:
